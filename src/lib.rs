@@ -1,1 +1,4 @@
-//! peer-server.
+//! peer-server: lets two strangers' programs find each other and connect.
+
+pub mod ids;
+pub mod message;

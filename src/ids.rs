@@ -1,0 +1,265 @@
+//! The names of things: peers, sessions, connections, loops, namespaces.
+//!
+//! Owns: every identifier as a type of its own, and the arithmetic that says which loop is the home of what.
+//! Never: holds state about what an identifier names.
+
+use std::fmt;
+use std::hash::BuildHasher;
+
+use sha2::{Digest, Sha256};
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+/// A peer's lasting name: the SHA-256 of its public key string (peer protocol, section 3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint([u8; 32]);
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+impl Fingerprint {
+    /// How many characters its written form has.
+    pub const HEX_LEN: usize = 64;
+
+    /// The fingerprint of a public key string.
+    pub fn of_key(public_key: &str) -> Self {
+        Self(Sha256::digest(public_key.as_bytes()).into())
+    }
+
+    /// From its 32 bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Reads exactly 64 lowercase hex digits; anything else is not a fingerprint.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        }
+        Some(Self(bytes))
+    }
+
+    /// The 64 lowercase hex digits.
+    pub fn hex(&self) -> [u8; 64] {
+        let mut text = [0; 64];
+        for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
+            *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+        }
+        text
+    }
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// Eight hex digits: what logs may carry of a fingerprint.
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in &self.0[..4] {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+/// An event loop, and the shard that it runs: 0-based.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LoopId(u16);
+
+impl LoopId {
+    /// The loop with this index.
+    pub const fn new(index: u16) -> Self {
+        Self(index)
+    }
+
+    /// Its index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A connection of one loop: a slab position and the generation that tells it from earlier ones in the same position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    slot: u32,
+    generation: u32,
+}
+
+impl ConnId {
+    /// A connection in `slot`, the `generation`th one there.
+    pub const fn new(slot: u32, generation: u32) -> Self {
+        Self { slot, generation }
+    }
+
+    /// Its position in the loop's slab.
+    pub const fn slot(self) -> usize {
+        self.slot as usize
+    }
+
+    /// Its generation.
+    pub const fn generation(self) -> u32 {
+        self.generation
+    }
+}
+
+/// One registration of one connection. Never used twice in the life of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(u64);
+
+impl SessionId {
+    /// The `count`th session made by `maker`.
+    pub const fn new(maker: LoopId, count: u64) -> Self {
+        Self((maker.0 as u64) << 48 | count)
+    }
+
+    /// As a number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+/// A namespace or room: a keyed 128-bit hash of its name, so any loop can compute it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NamespaceId(u128);
+
+impl NamespaceId {
+    /// As 16 bytes, for mail between loops.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_le_bytes()
+    }
+
+    /// From 16 bytes made by [`NamespaceId::to_bytes`].
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_le_bytes(bytes))
+    }
+}
+
+impl fmt::Debug for NamespaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NamespaceId({:08x})", self.0 as u32)
+    }
+}
+
+/// Where everything lives: the process's secret hash keys and its number of loops.
+///
+/// The keys are random in each process, so nobody outside can aim names at one core or make two names collide.
+#[derive(Clone)]
+pub struct Homes {
+    loops: u16,
+    keys: [u64; 4],
+    hasher: ahash::RandomState,
+}
+
+impl Homes {
+    /// Homes over `loops` loops (at least one), from four secret keys.
+    pub fn new(loops: u16, keys: [u64; 4]) -> Self {
+        let [a, b, c, d] = keys;
+        Self { loops: loops.max(1), keys, hasher: ahash::RandomState::with_seeds(a, b, c, d) }
+    }
+
+    /// How many loops there are.
+    pub const fn loops(&self) -> usize {
+        self.loops as usize
+    }
+
+    /// The hasher for maps whose keys a stranger can choose.
+    pub fn hasher(&self) -> ahash::RandomState {
+        self.hasher.clone()
+    }
+
+    /// The loop where a peer with this fingerprint is served.
+    pub fn of_fingerprint(&self, fingerprint: &Fingerprint) -> LoopId {
+        self.spread(self.hasher.hash_one(fingerprint.0))
+    }
+
+    /// The loop that knows who holds an alias.
+    pub fn of_alias(&self, alias: &str) -> LoopId {
+        self.spread(self.hasher.hash_one(alias))
+    }
+
+    /// The loop that keeps a namespace's or room's roster and match queues.
+    pub fn of_namespace(&self, namespace: NamespaceId) -> LoopId {
+        self.spread((namespace.0 >> 64) as u64)
+    }
+
+    /// The id of the namespace or room of this name.
+    pub fn namespace(&self, name: &str) -> NamespaceId {
+        // SipHash and not ahash: two names with one id would share their members, so this must be a pseudo-random function.
+        let mut hasher = SipHasher13::new_with_keys(self.keys[0] ^ self.keys[2], self.keys[1] ^ self.keys[3]);
+        std::hash::Hasher::write(&mut hasher, name.as_bytes());
+        NamespaceId(hasher.finish128().as_u128())
+    }
+
+    /// A keyed hash of a fingerprint, to compare it with the entries of an exclusion list.
+    pub fn fingerprint_hash(&self, fingerprint: &Fingerprint) -> u64 {
+        self.hasher.hash_one(fingerprint.0)
+    }
+
+    /// A keyed hash of an alias, to compare it with the entries of an exclusion list.
+    pub fn alias_hash(&self, alias: &str) -> u64 {
+        self.hasher.hash_one(alias)
+    }
+
+    /// Multiply-shift: spreads a 64-bit hash evenly over the loops.
+    fn spread(&self, hash: u64) -> LoopId {
+        LoopId((u128::from(hash) * u128::from(self.loops) >> 64) as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_the_sha256_of_the_key() {
+        let fingerprint = Fingerprint::of_key("abc");
+        assert_eq!(&fingerprint.hex(), b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(Fingerprint::parse(std::str::from_utf8(&fingerprint.hex()).unwrap()), Some(fingerprint));
+    }
+
+    #[test]
+    fn only_64_lowercase_hex_digits_are_a_fingerprint() {
+        assert!(Fingerprint::parse(&"a".repeat(64)).is_some());
+        assert!(Fingerprint::parse(&"A".repeat(64)).is_none());
+        assert!(Fingerprint::parse(&"a".repeat(63)).is_none());
+        assert!(Fingerprint::parse(&"g".repeat(64)).is_none());
+    }
+
+    #[test]
+    fn homes_are_spread_evenly_and_stable() {
+        let homes = Homes::new(4, [1, 2, 3, 4]);
+        let mut counts = [0; 4];
+        for i in 0..4000 {
+            let fingerprint = Fingerprint::of_key(&i.to_string());
+            assert_eq!(homes.of_fingerprint(&fingerprint), homes.clone().of_fingerprint(&fingerprint));
+            counts[homes.of_fingerprint(&fingerprint).index()] += 1;
+        }
+        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn namespace_ids_differ_by_name_and_by_key() {
+        let homes = Homes::new(2, [1, 2, 3, 4]);
+        assert_ne!(homes.namespace("a"), homes.namespace("b"));
+        assert_ne!(homes.namespace("a"), Homes::new(2, [1, 2, 3, 5]).namespace("a"));
+        let id = homes.namespace("lobby");
+        assert_eq!(NamespaceId::from_bytes(id.to_bytes()), id);
+    }
+}
