@@ -4,7 +4,6 @@
 //! Never: holds state about what an identifier names.
 
 use std::fmt;
-use std::hash::BuildHasher;
 
 use sha2::{Digest, Sha256};
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -170,7 +169,11 @@ impl Homes {
     /// Homes over `loops` loops (at least one), from four secret keys.
     pub fn new(loops: u16, keys: [u64; 4]) -> Self {
         let [a, b, c, d] = keys;
-        Self { loops: loops.max(1), keys, hasher: ahash::RandomState::with_seeds(a, b, c, d) }
+        Self {
+            loops: loops.max(1),
+            keys,
+            hasher: ahash::RandomState::with_seeds(a, b, c, d),
+        }
     }
 
     /// How many loops there are.
@@ -230,8 +233,14 @@ mod tests {
     #[test]
     fn a_fingerprint_is_the_sha256_of_the_key() {
         let fingerprint = Fingerprint::of_key("abc");
-        assert_eq!(&fingerprint.hex(), b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        assert_eq!(Fingerprint::parse(std::str::from_utf8(&fingerprint.hex()).unwrap()), Some(fingerprint));
+        assert_eq!(
+            &fingerprint.hex(),
+            b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        assert_eq!(
+            Fingerprint::parse(std::str::from_utf8(&fingerprint.hex()).unwrap()),
+            Some(fingerprint)
+        );
     }
 
     #[test]
@@ -248,7 +257,10 @@ mod tests {
         let mut counts = [0; 4];
         for i in 0..4000 {
             let fingerprint = Fingerprint::of_key(&i.to_string());
-            assert_eq!(homes.of_fingerprint(&fingerprint), homes.clone().of_fingerprint(&fingerprint));
+            assert_eq!(
+                homes.of_fingerprint(&fingerprint),
+                homes.clone().of_fingerprint(&fingerprint)
+            );
             counts[homes.of_fingerprint(&fingerprint).index()] += 1;
         }
         assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");

@@ -93,7 +93,11 @@ impl Meta {
 
     /// Bytes of its compact JSON text.
     pub fn json_len(&self) -> usize {
-        let members: usize = self.entries.iter().map(|(name, value)| name.len() + 1 + value.len()).sum();
+        let members: usize = self
+            .entries
+            .iter()
+            .map(|(name, value)| name.len() + 1 + value.len())
+            .sum();
         2 + members + self.entries.len().saturating_sub(1)
     }
 }
@@ -387,7 +391,9 @@ mod tests {
 
     #[test]
     fn many_members_keep_order_and_the_last_value() {
-        let entries = (0..100).map(|i| (format!("\"{}\"", i % 50).into(), format!("{i}").into())).collect();
+        let entries = (0..100)
+            .map(|i| (format!("\"{}\"", i % 50).into(), format!("{i}").into()))
+            .collect();
         let meta = Meta::from_entries(entries);
         assert_eq!(meta.entries().count(), 50);
         assert_eq!(meta.entries().next(), Some(("\"0\"", "50")));

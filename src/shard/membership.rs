@@ -1,0 +1,783 @@
+//! The member side of namespaces and rooms: which peers of this shard are in what.
+//!
+//! Owns: memberships, pending joins, the lists by which fan-outs find this shard's members, and the requests that wait for
+//! a namespace's home.
+//! Never: decides who may be a member; that is the home's (see `namespaces`).
+
+use std::sync::Arc;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use slab::Slab;
+
+use super::Shard;
+use super::mail::{Answer, Ask, Asker, Change, LoopCount, Mail};
+use super::output::{Held, HeldKind, Output, Unresolved};
+use super::peers::{Peer, PeerKey, Waiting, WaitingFor, text_bytes};
+use crate::ids::{ConnId, Fingerprint, Homes, LoopId, NamespaceId, SessionId};
+use crate::message::{Event, LIST_MAX, Matched, Meta, PeerInfo, Refusal, Request};
+
+/// Namespaces, rooms and match queues that a peer may be in at once (D22).
+pub const NAMESPACES_MAX: usize = 256;
+/// Bytes of join metadata that a peer may hold in all (D22).
+pub const JOIN_META_MAX: usize = 32 * 1024;
+
+const NOT_A_MEMBER: u32 = u32::MAX;
+
+/// One peer's place in one namespace.
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) namespace: NamespaceId,
+    local: u32,
+    /// The place in the local namespace's member list.
+    at: u32,
+    /// A join is on its way to the home, which may already have announced it.
+    pub(super) pending: bool,
+    extra: Option<Box<JoinExtra>>,
+}
+
+/// How a peer is shown in one namespace, over how it is shown everywhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct JoinExtra {
+    app_type: Box<str>,
+    meta: Meta,
+}
+
+impl Membership {
+    pub(super) fn is_member(&self) -> bool {
+        self.at != NOT_A_MEMBER
+    }
+
+    pub(super) fn text_bytes(&self) -> usize {
+        self.extra
+            .as_ref()
+            .map_or(0, |extra| extra.app_type.len() + extra.meta.json_len())
+    }
+}
+
+/// A namespace of which this shard serves members or pending ones.
+#[derive(Debug)]
+pub(super) struct LocalNamespace {
+    id: NamespaceId,
+    pub(super) name: Arc<str>,
+    pub(super) members: Vec<PeerKey>,
+    /// Peers with a pending join, members again or not.
+    pub(super) pending: Vec<PeerKey>,
+    /// How many members every loop serves, as its home last said.
+    pub(super) loops: Vec<LoopCount>,
+}
+
+/// The namespaces of which this shard serves members.
+#[derive(Debug)]
+pub(super) struct LocalNamespaces {
+    spaces: Slab<LocalNamespace>,
+    by_id: HashMap<NamespaceId, u32, RandomState>,
+}
+
+impl LocalNamespaces {
+    pub(super) fn new(homes: &Homes) -> Self {
+        Self {
+            spaces: Slab::new(),
+            by_id: HashMap::with_hasher(homes.hasher()),
+        }
+    }
+
+    pub(super) fn get(&self, id: NamespaceId) -> Option<&LocalNamespace> {
+        self.spaces.get(*self.by_id.get(&id)? as usize)
+    }
+
+    fn get_mut(&mut self, id: NamespaceId) -> Option<&mut LocalNamespace> {
+        self.spaces.get_mut(*self.by_id.get(&id)? as usize)
+    }
+
+    fn find_or_insert(&mut self, id: NamespaceId, name: &Arc<str>) -> u32 {
+        *self.by_id.entry(id).or_insert_with(|| {
+            let (name, members) = (name.clone(), Vec::new());
+            self.spaces.insert(LocalNamespace {
+                id,
+                name,
+                members,
+                pending: Vec::new(),
+                loops: Vec::new(),
+            }) as u32
+        })
+    }
+
+    fn remove_if_empty(&mut self, slot: u32) {
+        let Some(space) = self.spaces.get(slot as usize) else {
+            return;
+        };
+        if space.members.is_empty() && space.pending.is_empty() {
+            self.by_id.remove(&space.id);
+            self.spaces.remove(slot as usize);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.spaces.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (NamespaceId, &LocalNamespace)> {
+        self.spaces.iter().map(|(_, space)| (space.id, space))
+    }
+}
+
+impl LocalNamespace {
+    fn set_count(&mut self, (loop_id, members): LoopCount) {
+        match self.loops.iter().position(|(known, _)| *known == loop_id) {
+            Some(at) if members == 0 => drop(self.loops.swap_remove(at)),
+            Some(at) => self.loops[at].1 = members,
+            None if members > 0 => self.loops.push((loop_id, members)),
+            None => {}
+        }
+    }
+}
+
+/// How a message reaches a peer, if it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// Both are members.
+    Member,
+    /// Only through a join that is not answered yet.
+    Pending,
+    /// Not at all.
+    None,
+}
+
+impl Peer {
+    pub(super) fn membership(&self, namespace: NamespaceId) -> Option<&Membership> {
+        let at = self
+            .memberships
+            .binary_search_by_key(&namespace, |membership| membership.namespace)
+            .ok()?;
+        self.memberships.get(at)
+    }
+
+    fn membership_mut(&mut self, namespace: NamespaceId) -> Option<&mut Membership> {
+        let at = self
+            .memberships
+            .binary_search_by_key(&namespace, |membership| membership.namespace)
+            .ok()?;
+        self.memberships.get_mut(at)
+    }
+
+    pub(super) fn is_member(&self, namespace: NamespaceId) -> bool {
+        self.membership(namespace).is_some_and(Membership::is_member)
+    }
+
+    /// The namespaces that it is a member of, ascending.
+    pub(super) fn shares(&self) -> impl Iterator<Item = NamespaceId> {
+        self.memberships
+            .iter()
+            .filter(|membership| membership.is_member())
+            .map(|membership| membership.namespace)
+    }
+
+    /// How a sender that is in `theirs` (ascending) reaches this peer.
+    pub(super) fn shared_with(&self, theirs: impl Iterator<Item = NamespaceId>) -> Share {
+        let mut own = self.memberships.iter().peekable();
+        let mut share = Share::None;
+        for namespace in theirs {
+            while own.next_if(|membership| membership.namespace < namespace).is_some() {}
+            match own.peek() {
+                Some(membership) if membership.namespace == namespace && membership.is_member() => {
+                    return Share::Member;
+                }
+                Some(membership) if membership.namespace == namespace && membership.pending => share = Share::Pending,
+                Some(_) => {}
+                None => break,
+            }
+        }
+        share
+    }
+}
+
+impl Shard {
+    /// A request of a registered peer that is not waiting. Answers, perhaps after mail, by outputs.
+    pub fn handle_request(&mut self, key: PeerKey, request: Request<'_>) {
+        match request {
+            Request::Join {
+                namespace,
+                app_type,
+                meta,
+            } => self.ask_join(key, namespace, app_type, meta, false),
+            Request::JoinRoom { room } => self.ask_join(key, room, "room", Meta::default(), true),
+            Request::CreateRoom { room, max_size } => self.ask_create_room(key, room, max_size),
+            Request::Leave { namespace } => self.ask_leave(key, namespace),
+            Request::Discover { namespace, limit } => {
+                self.ask(
+                    key,
+                    namespace,
+                    WaitingFor::Other,
+                    Ask::Discover {
+                        limit: limit.min(LIST_MAX),
+                    },
+                );
+            }
+            Request::RoomInfo { room } => self.ask(key, room, WaitingFor::Other, Ask::RoomInfo),
+            Request::Kick { room, target } => self.ask(key, room, WaitingFor::Other, Ask::Kick { target }),
+            Request::Match {
+                namespace,
+                group_size,
+                criteria,
+            } => {
+                self.ask_match(key, namespace, group_size, criteria);
+            }
+            Request::Metadata { update } => self.change_metadata(key, &update),
+        }
+        self.settle();
+    }
+
+    /// Sends a request to the home of `name`; the peer waits from here on.
+    pub(super) fn ask(&mut self, key: PeerKey, name: &str, what: WaitingFor, ask: Ask) {
+        let namespace = self.homes.namespace(name);
+        self.ask_named(key, namespace, name.into(), what, ask);
+    }
+
+    fn ask_named(&mut self, key: PeerKey, namespace: NamespaceId, name: Arc<str>, what: WaitingFor, ask: Ask) {
+        let waiting = Waiting {
+            namespace: Some(namespace),
+            name,
+            what,
+        };
+        if let Some(asker) = self.wait(key, waiting) {
+            self.send(self.homes.of_namespace(namespace), Mail::Ask { asker, namespace, ask });
+        }
+    }
+
+    fn wait(&mut self, key: PeerKey, waiting: Waiting) -> Option<Asker> {
+        let loop_id = self.id;
+        let peer = self.peers.get_mut(key)?;
+        let (fingerprint, session) = (peer.fingerprint, peer.session);
+        let cold = peer.cold();
+        debug_assert!(cold.waiting.is_none(), "a waiting peer asked again");
+        cold.requests = cold.requests.wrapping_add(1);
+        cold.waiting = Some(waiting);
+        Some(Asker {
+            loop_id,
+            fingerprint,
+            session,
+            request: cold.requests,
+        })
+    }
+
+    fn ask_join(&mut self, key: PeerKey, name: &str, app_type: &str, meta: Meta, room: bool) {
+        let namespace = self.homes.namespace(name);
+        let extra = JoinExtra {
+            app_type: app_type.into(),
+            meta,
+        };
+        if self.join_meta_bytes(key, namespace) + extra.meta.json_len() > JOIN_META_MAX {
+            return self.tell_error(key, Refusal::MetadataTooLarge);
+        }
+        let crowded = self.is_crowded(key, namespace);
+        let Some(peer) = self.peers.get(key) else { return };
+        let info = shown(&peer.info, Some(&extra));
+        let name: Arc<str> = name.into();
+        self.note_pending(key, namespace, &name);
+        let ask = Ask::Join {
+            name: name.clone(),
+            info,
+            room,
+            crowded,
+        };
+        self.ask_named(key, namespace, name, WaitingFor::Join(extra.boxed()), ask);
+    }
+
+    fn ask_create_room(&mut self, key: PeerKey, name: &str, max_size: u32) {
+        let namespace = self.homes.namespace(name);
+        let crowded = self.is_crowded(key, namespace);
+        let extra = JoinExtra {
+            app_type: "room".into(),
+            meta: Meta::default(),
+        };
+        let Some(peer) = self.peers.get(key) else { return };
+        let info = shown(&peer.info, Some(&extra));
+        let name: Arc<str> = name.into();
+        self.note_pending(key, namespace, &name);
+        let ask = Ask::CreateRoom {
+            name: name.clone(),
+            info,
+            max_size,
+            crowded,
+        };
+        self.ask_named(key, namespace, name, WaitingFor::Join(extra.boxed()), ask);
+    }
+
+    /// Whether one more namespace would be too many for this peer.
+    pub(super) fn is_crowded(&self, key: PeerKey, namespace: NamespaceId) -> bool {
+        self.peers.get(key).is_some_and(|peer| {
+            let tickets = peer.cold.as_ref().map_or(&[][..], |cold| &cold.tickets);
+            let known = peer.membership(namespace).is_some() || tickets.contains(&namespace);
+            !known && peer.memberships.len() + tickets.len() >= NAMESPACES_MAX
+        })
+    }
+
+    fn join_meta_bytes(&self, key: PeerKey, except: NamespaceId) -> usize {
+        let memberships = self.peers.get(key).map_or(&[][..], |peer| &peer.memberships);
+        let others = memberships.iter().filter(|membership| membership.namespace != except);
+        others
+            .filter_map(|membership| membership.extra.as_ref())
+            .map(|extra| extra.meta.json_len())
+            .sum()
+    }
+
+    fn note_pending(&mut self, key: PeerKey, namespace: NamespaceId, name: &Arc<str>) {
+        let local = self.locals.find_or_insert(namespace, name);
+        if let Some(space) = self.locals.spaces.get_mut(local as usize) {
+            space.pending.push(key);
+        }
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        match peer
+            .memberships
+            .binary_search_by_key(&namespace, |membership| membership.namespace)
+        {
+            Ok(at) => peer.memberships[at].pending = true,
+            Err(at) => {
+                // Most peers are in one namespace: do not let the first push reserve room for four.
+                if peer.memberships.is_empty() {
+                    peer.memberships.reserve_exact(1);
+                }
+                let membership = Membership {
+                    namespace,
+                    local,
+                    at: NOT_A_MEMBER,
+                    pending: true,
+                    extra: None,
+                };
+                peer.memberships.insert(at, membership);
+            }
+        }
+    }
+
+    fn ask_leave(&mut self, key: PeerKey, name: &str) {
+        let namespace = self.homes.namespace(name);
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let ticket = peer.cold.as_mut().and_then(|cold| {
+            let at = cold.tickets.iter().position(|ticket| *ticket == namespace)?;
+            Some(cold.tickets.swap_remove(at))
+        });
+        // Leaving what one is not in is silence for all: clients leave rooms that they were kicked from.
+        if !self.drop_membership(key, namespace) && ticket.is_none() {
+            return;
+        }
+        self.ask_named(key, namespace, name.into(), WaitingFor::Other, Ask::Leave);
+    }
+
+    /// Takes the peer out of the namespace here; false if it was not in it.
+    fn drop_membership(&mut self, key: PeerKey, namespace: NamespaceId) -> bool {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return false;
+        };
+        let Ok(at) = peer
+            .memberships
+            .binary_search_by_key(&namespace, |membership| membership.namespace)
+        else {
+            return false;
+        };
+        let membership = peer.memberships.remove(at);
+        self.peers.text_bytes -= membership.text_bytes();
+        self.unlink(key, &membership);
+        true
+    }
+
+    /// Takes a membership, already out of its peer's record, off the namespace's lists.
+    pub(super) fn unlink(&mut self, key: PeerKey, membership: &Membership) {
+        self.unlist(membership.local, membership.at);
+        if membership.pending {
+            self.unlist_pending(key, membership.local);
+        }
+        self.locals.remove_if_empty(membership.local);
+    }
+
+    fn unlist(&mut self, local: u32, at: u32) {
+        let Some(space) = self.locals.spaces.get_mut(local as usize) else {
+            return;
+        };
+        if at == NOT_A_MEMBER || at as usize >= space.members.len() {
+            return;
+        }
+        space.members.swap_remove(at as usize);
+        let (id, moved) = (space.id, space.members.get(at as usize).copied());
+        let moved = moved
+            .and_then(|key| self.peers.get_mut(key))
+            .and_then(|peer| peer.membership_mut(id));
+        if let Some(membership) = moved {
+            membership.at = at;
+        }
+    }
+
+    fn unlist_pending(&mut self, key: PeerKey, local: u32) {
+        let Some(space) = self.locals.spaces.get_mut(local as usize) else {
+            return;
+        };
+        if let Some(at) = space.pending.iter().position(|pending| *pending == key) {
+            space.pending.swap_remove(at);
+        }
+    }
+
+    /// The home's answer to a join: member or not, the join is no longer pending.
+    fn end_pending(&mut self, key: PeerKey, namespace: NamespaceId, accepted: Option<Option<Box<JoinExtra>>>) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(membership) = peer.membership_mut(namespace) else {
+            return;
+        };
+        membership.pending = false;
+        let local = membership.local;
+        let Some(space) = self.locals.spaces.get_mut(local as usize) else {
+            return;
+        };
+        let (mut before, mut after) = (0, 0);
+        let accepted_here = accepted.is_some();
+        if let Some(extra) = accepted {
+            before = membership.text_bytes();
+            membership.extra = extra;
+            after = membership.text_bytes();
+            if !membership.is_member() {
+                membership.at = space.members.len() as u32;
+                space.members.push(key);
+            }
+        }
+        let is_member = membership.is_member();
+        debug_assert!(is_member || !accepted_here);
+        self.peers.text_bytes = self.peers.text_bytes - before + after;
+        self.unlist_pending(key, local);
+        if !is_member {
+            self.drop_membership(key, namespace);
+        }
+    }
+
+    /// A namespace's home answered.
+    pub(super) fn on_answer(&mut self, asker: Asker, namespace: NamespaceId, answer: Answer) {
+        let Some((key, conn, waiting)) = self.awaited(&asker) else {
+            return;
+        };
+        let Waiting { name, what, .. } = waiting;
+        match (answer, what) {
+            (Answer::Joined { peers, total, loops }, WaitingFor::Join(extra)) => {
+                self.end_pending(key, namespace, Some(extra));
+                self.set_loops(namespace, loops);
+                self.tell(
+                    conn,
+                    Event::PeerList {
+                        namespace: name,
+                        peers,
+                        total,
+                    },
+                );
+            }
+            (Answer::Created { max_size }, WaitingFor::Join(extra)) => {
+                self.end_pending(key, namespace, Some(extra));
+                self.set_loops(namespace, vec![(self.id, 1)]);
+                self.tell(
+                    conn,
+                    Event::RoomCreated {
+                        room: name,
+                        max_size,
+                        owner: asker.fingerprint,
+                    },
+                );
+            }
+            (Answer::Refused(refusal), WaitingFor::Join(_)) => {
+                self.end_pending(key, namespace, None);
+                self.tell(conn, Event::Error(refusal));
+            }
+            (Answer::Listed { peers, total }, _) => self.tell(
+                conn,
+                Event::PeerList {
+                    namespace: name,
+                    peers,
+                    total,
+                },
+            ),
+            (
+                Answer::Described {
+                    peer_count,
+                    max_size,
+                    owner,
+                },
+                _,
+            ) => {
+                self.tell(
+                    conn,
+                    Event::RoomInfo {
+                        room: name,
+                        peer_count,
+                        max_size,
+                        owner,
+                    },
+                );
+            }
+            (Answer::Waiting, _) => {
+                self.note_ticket(key, namespace);
+                self.tell(conn, Event::MatchWaiting);
+            }
+            (Answer::Refused(refusal), _) => self.tell(conn, Event::Error(refusal)),
+            (Answer::Done | Answer::Joined { .. } | Answer::Created { .. }, _) => {}
+        }
+        self.resume(key, conn);
+        self.release_held(key);
+    }
+
+    /// The peer, connection and request that an answer belongs to; the request is no longer waiting.
+    fn awaited(&mut self, asker: &Asker) -> Option<(PeerKey, ConnId, Waiting)> {
+        let key = self.peers.find_session(&asker.fingerprint, asker.session);
+        let peer = key.and_then(|key| self.peers.get_mut(key));
+        let conn = peer.as_ref().map(|peer| peer.conn);
+        let cold = peer
+            .and_then(|peer| peer.cold.as_mut())
+            .filter(|cold| cold.requests == asker.request);
+        let waiting = cold.and_then(|cold| cold.waiting.take());
+        if waiting.is_none() {
+            self.counters.stale_mail += 1;
+        }
+        Some((key?, conn?, waiting?))
+    }
+
+    fn set_loops(&mut self, namespace: NamespaceId, loops: Vec<LoopCount>) {
+        if let Some(space) = self.locals.get_mut(namespace) {
+            space.loops = loops;
+        }
+    }
+
+    /// Tells what was kept back during the wait and lets the connection go on.
+    fn resume(&mut self, key: PeerKey, conn: ConnId) {
+        let cold = self.peers.get_mut(key).and_then(|peer| peer.cold.as_mut());
+        let deferred = cold.map(|cold| std::mem::take(&mut cold.deferred)).unwrap_or_default();
+        for refusal in deferred {
+            self.tell(conn, Event::Error(refusal));
+        }
+        self.outputs.push_back(Output::Resume(conn));
+    }
+
+    /// Keeps traffic that came through a pending join (or behind such), within the send buffer's bounds.
+    pub fn hold(&mut self, key: PeerKey, held: Box<Held>) -> Result<(), Refusal> {
+        let (messages, bytes) = (self.limits.send_buffer_size, self.limits.send_buffer_bytes);
+        let Some(peer) = self.peers.get_mut(key) else {
+            return Err(Refusal::PeerNotFound);
+        };
+        let cold = peer.cold();
+        if cold.held.len() >= messages || cold.held_bytes + held.bytes() > bytes {
+            return Err(Refusal::PeerBufferFull);
+        }
+        cold.held_bytes += held.bytes();
+        cold.held.push_back(held);
+        Ok(())
+    }
+
+    /// After a join was answered: what was held is delivered, refused or dropped, in order.
+    fn release_held(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let conn = peer.conn;
+        let Some(cold) = peer.cold.as_mut() else { return };
+        cold.held_bytes = 0;
+        for mut held in std::mem::take(&mut cold.held) {
+            let Some(peer) = self.peers.get(key) else { return };
+            let reaches = match &held.what {
+                HeldKind::Direct(_, shares, about) => {
+                    if about.is_none_or(|about| !peer.is_member(about)) {
+                        held.name = None;
+                    }
+                    peer.shared_with(shares.iter().copied()) == Share::Member
+                }
+                HeldKind::Broadcast(namespace) => peer.is_member(*namespace),
+            };
+            match held.what {
+                _ if reaches => self.outputs.push_back(Output::Deliver { conn, held }),
+                HeldKind::Direct(..) => {
+                    self.refuse(held.origin, held.from, held.session, Refusal::NoSharedNamespace);
+                }
+                // The joiner was not let in: it was never one of those whom the broadcast was for.
+                HeldKind::Broadcast(_) => {}
+            }
+        }
+    }
+
+    /// Looks up an alias for a signal or relay; the peer waits, then [`Output::Resolved`] comes.
+    pub fn resolve_alias(&mut self, key: PeerKey, alias: &str, message: Box<Unresolved>) {
+        let waiting = Waiting {
+            namespace: None,
+            name: Arc::default(),
+            what: WaitingFor::Alias(message),
+        };
+        if let Some(asker) = self.wait(key, waiting) {
+            self.send(
+                self.homes.of_alias(alias),
+                Mail::ResolveAlias {
+                    alias: alias.into(),
+                    asker,
+                },
+            );
+        }
+        self.settle();
+    }
+
+    pub(super) fn on_alias_resolved(&mut self, asker: Asker, holder: Option<Fingerprint>) {
+        let Some((peer, conn, waiting)) = self.awaited(&asker) else {
+            return;
+        };
+        if let WaitingFor::Alias(message) = waiting.what {
+            self.outputs.push_back(Output::Resolved {
+                peer,
+                to: holder,
+                message,
+            });
+        }
+        self.resume(peer, conn);
+    }
+
+    /// Somebody came or went in a namespace of which this shard serves members.
+    pub(super) fn on_presence(&mut self, namespace: NamespaceId, change: Change, count: LoopCount) {
+        let Some(space) = self.locals.get_mut(namespace) else {
+            return;
+        };
+        space.set_count(count);
+        let name = space.name.clone();
+        let subject = match &change {
+            Change::Joined(info) => info.fingerprint,
+            Change::Left(fingerprint) => *fingerprint,
+        };
+        let start = self.targets.len();
+        let Some(space) = self.locals.get(namespace) else {
+            return;
+        };
+        for key in &space.members {
+            if let Some(peer) = self.peers.get(*key).filter(|peer| peer.fingerprint != subject) {
+                self.targets.push(peer.conn);
+            }
+        }
+        let event = match change {
+            Change::Joined(peer) => Event::PeerJoined { namespace: name, peer },
+            Change::Left(fingerprint) => Event::PeerLeft {
+                namespace: name,
+                fingerprint,
+            },
+        };
+        if self.targets.len() > start {
+            self.outputs.push_back(Output::FanOut {
+                targets: start..self.targets.len(),
+                event,
+            });
+        }
+    }
+
+    /// The owner put a peer of this shard out of a room. A pending join stays pending: its answer is on its way.
+    pub(super) fn on_kicked(
+        &mut self,
+        room: NamespaceId,
+        name: Arc<str>,
+        owner: Fingerprint,
+        target: Fingerprint,
+        session: SessionId,
+    ) {
+        let Some(key) = self.peers.find_session(&target, session) else {
+            self.counters.stale_mail += 1;
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let conn = peer.conn;
+        forget_ticket(peer, room);
+        let Some(membership) = peer.membership_mut(room) else {
+            // It left in the meantime: nothing to be put out of.
+            self.counters.stale_mail += 1;
+            return;
+        };
+        let (local, at) = (membership.local, membership.at);
+        let pending = membership.pending;
+        membership.at = NOT_A_MEMBER;
+        self.unlist(local, at);
+        if !pending {
+            self.drop_membership(key, room);
+        }
+        if at != NOT_A_MEMBER {
+            self.tell(
+                conn,
+                Event::Kicked {
+                    room: name,
+                    owner,
+                    target,
+                },
+            );
+        }
+    }
+
+    /// Match requests of peers of this shard were met.
+    pub(super) fn on_matched(
+        &mut self,
+        namespace: NamespaceId,
+        members: &[(Fingerprint, SessionId)],
+        matched: &Arc<Matched>,
+    ) {
+        for (fingerprint, session) in members {
+            let key = self.peers.find_session(fingerprint, *session);
+            let Some(peer) = key.and_then(|key| self.peers.get_mut(key)) else {
+                // A match is final when it is formed: a member that ended meanwhile stays listed.
+                self.counters.stale_mail += 1;
+                continue;
+            };
+            let conn = peer.conn;
+            forget_ticket(peer, namespace);
+            self.tell(conn, Event::Matched(matched.clone()));
+        }
+    }
+
+    pub(super) fn note_ticket(&mut self, key: PeerKey, namespace: NamespaceId) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let tickets = &mut peer.cold().tickets;
+        if !tickets.contains(&namespace) {
+            tickets.push(namespace);
+        }
+    }
+
+    /// How a peer is shown in a namespace: as a member as it joined, else as it is.
+    pub(super) fn info_in(&self, key: PeerKey, namespace: NamespaceId) -> Option<Arc<PeerInfo>> {
+        let peer = self.peers.get(key)?;
+        Some(shown(
+            &peer.info,
+            peer.membership(namespace)
+                .and_then(|membership| membership.extra.as_deref()),
+        ))
+    }
+
+    /// Says to a loop that a direct message of one of its peers was not delivered.
+    pub fn refuse(&mut self, origin: LoopId, fingerprint: Fingerprint, session: SessionId, refusal: Refusal) {
+        self.counters.refused(refusal);
+        self.send(
+            origin,
+            Mail::Refused {
+                fingerprint,
+                session,
+                refusal,
+            },
+        );
+    }
+}
+
+fn forget_ticket(peer: &mut Peer, namespace: NamespaceId) {
+    if let Some(cold) = &mut peer.cold {
+        // A request that is on its way again makes a new ticket there: Gone must still name that home, and it does,
+        // because it names the namespace of a waiting match request too.
+        cold.tickets.retain(|ticket| *ticket != namespace);
+    }
+}
+
+impl JoinExtra {
+    fn boxed(self) -> Option<Box<Self>> {
+        (!self.app_type.is_empty() || !self.meta.is_empty()).then(|| Box::new(self))
+    }
+}
+
+fn shown(base: &Arc<PeerInfo>, extra: Option<&JoinExtra>) -> Arc<PeerInfo> {
+    match extra {
+        Some(extra) if !extra.app_type.is_empty() || !extra.meta.is_empty() => {
+            let shown = PeerInfo {
+                app_type: extra.app_type.clone(),
+                meta: base.meta.overlaid(&extra.meta),
+                ..PeerInfo::clone(base)
+            };
+            debug_assert!(text_bytes(&shown) > 0);
+            Arc::new(shown)
+        }
+        _ => base.clone(),
+    }
+}

@@ -1,0 +1,530 @@
+//! Peers at home: who is registered, through which connection, and how a registration comes to be.
+//!
+//! Owns: the records of the peers whose home is this shard, registrations under way, and same-key replacement.
+//! Never: touches a namespace's roster; it only tells the homes that a session is gone.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ahash::RandomState;
+use compact_str::CompactString;
+use hashbrown::{HashMap, HashTable};
+use slab::Slab;
+
+use super::Shard;
+use super::aliases::{self, CANDIDATES};
+use super::mail::{Asker, Mail};
+use super::membership::{JoinExtra, Membership};
+use super::output::{Held, HeldKind, Output, Unresolved};
+use super::rate_limit::Bucket;
+use crate::ids::{ConnId, Fingerprint, Homes, LoopId, NamespaceId, SessionId};
+use crate::message::{CLOSE_REPLACED, Event, Meta, PeerInfo, Refusal, Register};
+
+/// A peer of one shard: valid from [`Output::Registered`] until the session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PeerKey(pub(super) u32);
+
+/// What every peer needs, hot fields first.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) session: SessionId,
+    pub(super) conn: ConnId,
+    /// Ascending by namespace.
+    pub(super) memberships: Vec<Membership>,
+    pub(super) messages: Bucket,
+    pub(super) info: Arc<PeerInfo>,
+    /// Whether the alias in `info` resolves to this session.
+    pub(super) alias_held: bool,
+    pub(super) open_sums: u16,
+    pub(super) cold: Option<Box<Cold>>,
+}
+
+/// What few peers need at any moment.
+#[derive(Debug, Default)]
+pub(super) struct Cold {
+    /// The number of the last request to another shard.
+    pub(super) requests: u32,
+    /// The request that is not answered yet.
+    pub(super) waiting: Option<Waiting>,
+    /// Refusals that came meanwhile: told after the answer.
+    pub(super) deferred: Vec<Refusal>,
+    /// Traffic that came through a pending join, and what came after it.
+    pub(super) held: VecDeque<Box<Held>>,
+    pub(super) held_bytes: usize,
+    /// Namespaces where a match request waits or may wait.
+    pub(super) tickets: Vec<NamespaceId>,
+    pub(super) deliveries: Bucket,
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) namespace: Option<NamespaceId>,
+    pub(super) name: Arc<str>,
+    pub(super) what: WaitingFor,
+}
+
+#[derive(Debug)]
+pub(super) enum WaitingFor {
+    Join(Option<Box<JoinExtra>>),
+    Match,
+    Other,
+    Alias(Box<Unresolved>),
+}
+
+/// A key that is between sessions.
+#[derive(Debug, Default)]
+pub(super) struct Arrival {
+    /// Homes that have not yet said that the key's earlier sessions are gone.
+    outstanding: u32,
+    /// Who registers next.
+    next: Option<Registering>,
+}
+
+/// A registration under way; it holds a permit.
+#[derive(Debug)]
+struct Registering {
+    conn: ConnId,
+    session: SessionId,
+    alias: CompactString,
+    meta: Meta,
+    claim: Claim,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// The peer's own alias was asked for.
+    Wanted,
+    /// The made alias of this number was asked for.
+    Made(u8),
+    Settled {
+        held: bool,
+    },
+}
+
+/// The peers of one shard.
+#[derive(Debug)]
+pub(super) struct Peers {
+    records: Slab<Peer>,
+    by_fingerprint: HashTable<u32>,
+    hasher: RandomState,
+    pub(super) arrivals: HashMap<Fingerprint, Arrival, RandomState>,
+    sessions_made: u64,
+    /// Bytes of metadata, aliases and app types that the records hold.
+    pub(super) text_bytes: usize,
+}
+
+impl Peers {
+    pub(super) fn new(homes: &Homes) -> Self {
+        Self {
+            records: Slab::new(),
+            by_fingerprint: HashTable::new(),
+            hasher: homes.hasher(),
+            arrivals: HashMap::with_hasher(homes.hasher()),
+            sessions_made: 0,
+            text_bytes: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(super) fn get(&self, key: PeerKey) -> Option<&Peer> {
+        self.records.get(key.0 as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, key: PeerKey) -> Option<&mut Peer> {
+        self.records.get_mut(key.0 as usize)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PeerKey, &Peer)> {
+        self.records.iter().map(|(slot, peer)| (PeerKey(slot as u32), peer))
+    }
+
+    pub(super) fn find(&self, fingerprint: &Fingerprint) -> Option<PeerKey> {
+        let hash = self.hasher.hash_one(fingerprint);
+        let is_it = |slot: &u32| {
+            self.records
+                .get(*slot as usize)
+                .is_some_and(|peer| peer.fingerprint == *fingerprint)
+        };
+        self.by_fingerprint.find(hash, is_it).map(|slot| PeerKey(*slot))
+    }
+
+    /// The peer of this fingerprint, if it is still in that session.
+    pub(super) fn find_session(&self, fingerprint: &Fingerprint, session: SessionId) -> Option<PeerKey> {
+        let key = self.find(fingerprint)?;
+        (self.get(key)?.session == session).then_some(key)
+    }
+
+    fn insert(&mut self, peer: Peer) -> PeerKey {
+        let hash = self.hasher.hash_one(peer.fingerprint);
+        self.text_bytes += text_bytes(&peer.info);
+        let slot = self.records.insert(peer) as u32;
+        let (records, hasher) = (&self.records, &self.hasher);
+        self.by_fingerprint
+            .insert_unique(hash, slot, |slot| hasher.hash_one(records[*slot as usize].fingerprint));
+        PeerKey(slot)
+    }
+
+    fn remove(&mut self, key: PeerKey) -> Option<Peer> {
+        let peer = self.records.try_remove(key.0 as usize)?;
+        let hash = self.hasher.hash_one(peer.fingerprint);
+        if let Ok(entry) = self.by_fingerprint.find_entry(hash, |slot| *slot == key.0) {
+            entry.remove();
+        }
+        self.text_bytes -= text_bytes(&peer.info);
+        Some(peer)
+    }
+
+    fn next_session(&mut self, maker: LoopId) -> SessionId {
+        self.sessions_made += 1;
+        SessionId::new(maker, self.sessions_made)
+    }
+}
+
+/// Bytes of a shown peer that a stranger chose.
+pub(super) fn text_bytes(info: &PeerInfo) -> usize {
+    info.alias.len() + info.app_type.len() + info.meta.json_len()
+}
+
+impl Peer {
+    pub(super) fn cold(&mut self) -> &mut Cold {
+        self.cold.get_or_insert_default()
+    }
+
+    pub(super) fn waiting(&self) -> bool {
+        self.cold.as_ref().is_some_and(|cold| cold.waiting.is_some())
+    }
+}
+
+impl Shard {
+    /// A connection asks to be a peer. Ends, perhaps after mail, in [`Output::Registered`] or
+    /// [`Output::RegistrationRefused`]; a session of the same key is replaced (D5).
+    pub fn register(&mut self, conn: ConnId, register: Register) {
+        let Register {
+            fingerprint,
+            alias,
+            meta,
+        } = register;
+        if !self.take_place_of(&fingerprint)
+            && (self.over_state_bytes() || !self.permits.registered.take(self.limits.max_peers))
+        {
+            self.outputs.push_back(Output::RegistrationRefused {
+                conn,
+                refusal: Refusal::ServerFull,
+            });
+            return;
+        }
+        let session = self.peers.next_session(self.id);
+        let (claim, alias) = match alias.is_empty() {
+            true => (Claim::Made(0), aliases::made(&fingerprint, 0)),
+            false if aliases::looks_like_fingerprint(&alias) => (Claim::Settled { held: false }, alias),
+            false => (Claim::Wanted, alias),
+        };
+        if claim != (Claim::Settled { held: false }) {
+            self.claim_alias(&fingerprint, session, alias.clone());
+        }
+        let next = Registering {
+            conn,
+            session,
+            alias,
+            meta,
+            claim,
+        };
+        self.peers.arrivals.entry(fingerprint).or_default().next = Some(next);
+        self.complete_arrival(&fingerprint);
+        self.settle();
+    }
+
+    /// A connection closed before its registration was complete.
+    pub fn abandon_registration(&mut self, conn: ConnId, fingerprint: &Fingerprint) {
+        let Some(arrival) = self.peers.arrivals.get_mut(fingerprint) else {
+            return;
+        };
+        if arrival.next.as_ref().is_none_or(|next| next.conn != conn) {
+            return;
+        }
+        if let Some(next) = arrival.next.take() {
+            self.give_up_claim(&next);
+            self.permits.registered.release();
+        }
+        self.forget_arrival_if_done(fingerprint);
+        self.settle();
+    }
+
+    /// A registered connection closed: its session ends.
+    pub fn close(&mut self, peer: PeerKey) {
+        if self.end_session(peer).is_some() {
+            self.permits.registered.release();
+        }
+        self.settle();
+    }
+
+    /// Ends whatever holds the key now. True: its permit passes over to whoever comes next.
+    fn take_place_of(&mut self, fingerprint: &Fingerprint) -> bool {
+        let earlier = self
+            .peers
+            .arrivals
+            .get_mut(fingerprint)
+            .and_then(|arrival| arrival.next.take());
+        if let Some(earlier) = earlier {
+            self.give_up_claim(&earlier);
+            self.close_replaced(earlier.conn);
+            return true;
+        }
+        let Some(key) = self.peers.find(fingerprint) else {
+            return false;
+        };
+        if let Some(conn) = self.end_session(key) {
+            self.close_replaced(conn);
+        }
+        true
+    }
+
+    fn close_replaced(&mut self, conn: ConnId) {
+        self.counters.replaced += 1;
+        self.outputs.push_back(Output::Close {
+            conn,
+            code: CLOSE_REPLACED,
+            reason: "replaced by new connection",
+        });
+    }
+
+    /// An alias of a registration that will not be: freed now, or when the claim's answer comes.
+    fn give_up_claim(&mut self, registering: &Registering) {
+        if registering.claim == (Claim::Settled { held: true }) {
+            let (alias, session) = (registering.alias.clone(), registering.session);
+            self.send(self.homes.of_alias(&alias), Mail::ReleaseAlias { alias, session });
+        }
+    }
+
+    fn claim_alias(&mut self, fingerprint: &Fingerprint, session: SessionId, alias: CompactString) {
+        let asker = Asker {
+            loop_id: self.id,
+            fingerprint: *fingerprint,
+            session,
+            request: 0,
+        };
+        self.send(self.homes.of_alias(&alias), Mail::ClaimAlias { alias, asker });
+    }
+
+    pub(super) fn on_alias_claimed(&mut self, alias: CompactString, asker: Asker, granted: bool) {
+        let next = self
+            .peers
+            .arrivals
+            .get_mut(&asker.fingerprint)
+            .and_then(|arrival| arrival.next.as_mut());
+        let Some(next) = next.filter(|next| next.session == asker.session) else {
+            self.counters.stale_mail += 1;
+            if granted {
+                self.send(
+                    self.homes.of_alias(&alias),
+                    Mail::ReleaseAlias {
+                        alias,
+                        session: asker.session,
+                    },
+                );
+            }
+            return;
+        };
+        match next.claim {
+            Claim::Made(candidate) if !granted && candidate + 1 < CANDIDATES => {
+                let alias = aliases::made(&asker.fingerprint, candidate + 1);
+                next.claim = Claim::Made(candidate + 1);
+                next.alias = alias.clone();
+                self.claim_alias(&asker.fingerprint, asker.session, alias);
+            }
+            Claim::Wanted | Claim::Made(_) | Claim::Settled { .. } => next.claim = Claim::Settled { held: granted },
+        }
+        self.complete_arrival(&asker.fingerprint);
+    }
+
+    pub(super) fn on_gone_done(&mut self, fingerprint: &Fingerprint) {
+        if let Some(arrival) = self.peers.arrivals.get_mut(fingerprint) {
+            arrival.outstanding = arrival.outstanding.saturating_sub(1);
+        }
+        self.complete_arrival(fingerprint);
+        self.forget_arrival_if_done(fingerprint);
+    }
+
+    fn forget_arrival_if_done(&mut self, fingerprint: &Fingerprint) {
+        if self
+            .peers
+            .arrivals
+            .get(fingerprint)
+            .is_some_and(|a| a.outstanding == 0 && a.next.is_none())
+        {
+            self.peers.arrivals.remove(fingerprint);
+        }
+    }
+
+    /// Makes the peer once every trace of the key's earlier sessions is gone and its alias is settled.
+    fn complete_arrival(&mut self, fingerprint: &Fingerprint) {
+        let ready = |arrival: &&mut Arrival| {
+            arrival.outstanding == 0
+                && arrival
+                    .next
+                    .as_ref()
+                    .is_some_and(|next| matches!(next.claim, Claim::Settled { .. }))
+        };
+        let arrival = self.peers.arrivals.get_mut(fingerprint).filter(ready);
+        let Some(next) = arrival.and_then(|arrival| arrival.next.take()) else {
+            return;
+        };
+        self.peers.arrivals.remove(fingerprint);
+        let Registering {
+            conn,
+            session,
+            alias,
+            meta,
+            claim,
+        } = next;
+        let info = PeerInfo {
+            fingerprint: *fingerprint,
+            alias: alias.clone(),
+            app_type: Box::default(),
+            meta,
+        };
+        let peer = self.peers.insert(Peer {
+            fingerprint: *fingerprint,
+            session,
+            conn,
+            memberships: Vec::new(),
+            messages: Bucket::default(),
+            info: Arc::new(info),
+            alias_held: claim == Claim::Settled { held: true },
+            open_sums: 0,
+            cold: None,
+        });
+        self.outputs.push_back(Output::Registered { conn, peer });
+        self.tell(
+            conn,
+            Event::Registered {
+                fingerprint: *fingerprint,
+                alias,
+            },
+        );
+    }
+
+    /// Removes the peer and tells every home that holds something of the session. Returns its connection. The permit stays taken.
+    fn end_session(&mut self, key: PeerKey) -> Option<ConnId> {
+        let mut peer = self.peers.remove(key)?;
+        let asker = Asker {
+            loop_id: self.id,
+            fingerprint: peer.fingerprint,
+            session: peer.session,
+            request: 0,
+        };
+        if peer.alias_held {
+            let alias = peer.info.alias.clone();
+            self.send(
+                self.homes.of_alias(&alias),
+                Mail::ReleaseAlias {
+                    alias,
+                    session: peer.session,
+                },
+            );
+        }
+        let mut held_at: Vec<NamespaceId> = Vec::new();
+        for membership in &peer.memberships {
+            self.unlink(key, membership);
+            self.peers.text_bytes -= membership.text_bytes();
+            held_at.push(membership.namespace);
+        }
+        if let Some(cold) = &mut peer.cold {
+            held_at.append(&mut cold.tickets);
+            if let Some(Waiting {
+                namespace: Some(namespace),
+                what: WaitingFor::Match,
+                ..
+            }) = &cold.waiting
+            {
+                held_at.push(*namespace);
+            }
+            for held in cold.held.drain(..) {
+                if let HeldKind::Direct(..) = held.what {
+                    self.refuse(held.origin, held.from, held.session, Refusal::PeerNotFound);
+                }
+            }
+        }
+        self.send_gone(asker, held_at);
+        Some(peer.conn)
+    }
+
+    fn send_gone(&mut self, asker: Asker, mut held_at: Vec<NamespaceId>) {
+        // Ascending ids are ascending homes, because a home is the top of the id: equal homes stand together.
+        held_at.sort_unstable();
+        held_at.dedup();
+        let mut homes = 0;
+        for namespaces in held_at.chunk_by(|a, b| self.homes.of_namespace(*a) == self.homes.of_namespace(*b)) {
+            let home = self.homes.of_namespace(namespaces[0]);
+            let mail = Mail::Gone {
+                asker,
+                namespaces: namespaces.to_vec(),
+            };
+            homes += 1;
+            if home == self.id {
+                self.own.push_back(mail)
+            } else {
+                self.outputs.push_back(Output::Mail { to: home, mail })
+            }
+        }
+        if homes > 0 {
+            self.peers.arrivals.entry(asker.fingerprint).or_default().outstanding += homes;
+        }
+    }
+
+    /// Takes one token for a message of a registered peer.
+    pub fn admit(&mut self, peer: PeerKey, now_ms: u64) -> bool {
+        let Some(rate) = self.limits.messages else { return true };
+        self.peers
+            .get_mut(peer)
+            .is_some_and(|peer| peer.messages.take(rate, now_ms))
+    }
+
+    /// Whether this peer waits for an answer: nothing more of it is to be parsed or read.
+    pub fn is_waiting(&self, peer: PeerKey) -> bool {
+        self.peers.get(peer).is_some_and(Peer::waiting)
+    }
+
+    /// The fingerprint and session of a peer.
+    pub fn identity(&self, peer: PeerKey) -> Option<(Fingerprint, SessionId)> {
+        self.peers.get(peer).map(|peer| (peer.fingerprint, peer.session))
+    }
+
+    /// Changes the metadata of a peer and how it is shown wherever it is.
+    pub(super) fn change_metadata(&mut self, key: PeerKey, update: &Meta) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let meta = peer.info.meta.overlaid(update);
+        if meta.json_len() > crate::message::META_MAX {
+            return self.tell_error(key, Refusal::MetadataTooLarge);
+        }
+        let before = text_bytes(&peer.info);
+        peer.info = Arc::new(PeerInfo {
+            meta,
+            ..PeerInfo::clone(&peer.info)
+        });
+        let after = text_bytes(&peer.info);
+        let session = peer.session;
+        let mut shown_at: Vec<NamespaceId> = peer.memberships.iter().map(|membership| membership.namespace).collect();
+        shown_at.extend(peer.cold.iter().flat_map(|cold| cold.tickets.iter().copied()));
+        shown_at.sort_unstable();
+        shown_at.dedup();
+        self.peers.text_bytes = self.peers.text_bytes - before + after;
+        for namespace in shown_at {
+            if let Some(info) = self.info_in(key, namespace) {
+                self.send(
+                    self.homes.of_namespace(namespace),
+                    Mail::InfoChanged {
+                        namespace,
+                        session,
+                        info,
+                    },
+                );
+            }
+        }
+    }
+}
