@@ -73,6 +73,7 @@ pub struct Outbox<T> {
     /// For each loop the number of its last batch, counted over all batches ever queued.
     last: Vec<Option<u64>>,
     popped: u64,
+    #[expect(clippy::vec_box, reason = "batches travel boxed, so they are kept boxed")]
     spare: Vec<Box<Batch<T>>>,
 }
 
@@ -296,7 +297,7 @@ impl<T> Mailbox<T> {
     }
 
     /// The next batch of the inbox. Hand it back with [`Mailbox::done`].
-    pub fn next(&mut self) -> Option<Box<Batch<T>>> {
+    pub fn take(&mut self) -> Option<Box<Batch<T>>> {
         self.inbox.try_recv().ok()
     }
 
@@ -420,7 +421,7 @@ mod tests {
         poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
         assert_eq!(events.iter().count(), 0, "it was awake already");
         assert!(!mailboxes[0].try_sleep(), "there is mail");
-        let batch = mailboxes[0].next().unwrap();
+        let batch = mailboxes[0].take().unwrap();
         assert_eq!(batch.items, [7]);
     }
 
@@ -433,7 +434,7 @@ mod tests {
         assert!(mailboxes[1].traffic(id(0), 600).is_none());
         mailboxes[1].push();
         assert!(mailboxes[1].traffic(id(0), 600).is_none());
-        let batch = mailboxes[0].next().unwrap();
+        let batch = mailboxes[0].take().unwrap();
         mailboxes[0].done(batch);
         assert!(mailboxes[1].traffic(id(0), 600).is_some());
     }
@@ -443,12 +444,12 @@ mod tests {
         let (_poll, mut mailboxes, _postbox) = two();
         mailboxes[1].control(id(0), 1);
         mailboxes[1].push();
-        let batch = mailboxes[0].next().unwrap();
+        let batch = mailboxes[0].take().unwrap();
         let place: *const _ = &*batch;
         mailboxes[0].done(batch);
         mailboxes[1].control(id(0), 2);
         mailboxes[1].push();
-        let again = mailboxes[0].next().unwrap();
+        let again = mailboxes[0].take().unwrap();
         assert!(std::ptr::eq(place, &*again));
     }
 
@@ -462,10 +463,10 @@ mod tests {
         mailboxes[1].control(id(0), 1_000_000);
         assert!(!mailboxes[1].push());
         assert_eq!(mailboxes[1].backlog(), 1);
-        let first = mailboxes[0].next().unwrap();
+        let first = mailboxes[0].take().unwrap();
         mailboxes[0].done(first);
         assert!(mailboxes[1].push());
-        let all: Vec<u32> = std::iter::from_fn(|| mailboxes[0].next())
+        let all: Vec<u32> = std::iter::from_fn(|| mailboxes[0].take())
             .flat_map(|batch| batch.items.clone())
             .collect();
         assert_eq!(all.last(), Some(&1_000_000));
