@@ -1,0 +1,145 @@
+//! Writing JSON by hand into a caller's buffer.
+//!
+//! Owns: escaping and integers. Never: uses the formatting machinery, or allocates beyond the growth of the buffer.
+
+use super::scan::{find_special, peek, skip_string};
+
+/// Appends a text as quoted JSON string. Runs without an escape are copied whole.
+pub fn push_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    push_escaped(out, text);
+    out.push(b'"');
+}
+
+/// Appends a text with the least escapes that RFC 8259 section 7 asks for.
+pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str) {
+    let mut rest = text.as_bytes();
+    loop {
+        let (plain, special) = rest.split_at(find_special(rest, 0));
+        out.extend_from_slice(plain);
+        let Some((&byte, after)) = special.split_first() else {
+            return;
+        };
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            control => {
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&[hex_digit(control >> 4), hex_digit(control)]);
+            }
+        }
+        rest = after;
+    }
+}
+
+/// The lower case digit of the low four bits.
+pub(super) fn hex_digit(bits: u8) -> u8 {
+    match bits & 0xf {
+        digit @ 0..=9 => b'0' + digit,
+        digit => b'a' + digit - 10,
+    }
+}
+
+/// Appends an integer in decimal.
+pub fn push_u64(out: &mut Vec<u8>, n: u64) {
+    let mut digits = [0; 20]; // u64::MAX has 20
+    let mut rest = n;
+    let mut length = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        length += 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[digits.len() - length..]);
+}
+
+/// Appends an integer in decimal.
+pub fn push_i64(out: &mut Vec<u8>, n: i64) {
+    if n < 0 {
+        out.push(b'-');
+    }
+    push_u64(out, n.unsigned_abs());
+}
+
+/// Appends a value without the white space between its tokens; all else stays as sent: number spelling, escapes, order.
+pub fn push_compact(out: &mut Vec<u8>, value: &str) {
+    let bytes = value.as_bytes();
+    let mut copied = 0;
+    let mut at = 0;
+    while at < bytes.len() {
+        match peek(bytes, at) {
+            b'"' => match skip_string(bytes, at) {
+                Ok(string) => at = string.end + 1,
+                Err(_) => break, // the rest is no JSON: it stays as it is
+            },
+            b' ' | b'\t' | b'\n' | b'\r' => {
+                out.extend_from_slice(bytes.get(copied..at).unwrap_or_default());
+                at += 1;
+                copied = at;
+            }
+            _ => at += 1,
+        }
+    }
+    out.extend_from_slice(bytes.get(copied..).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = b">".to_vec();
+        write(&mut out);
+        String::from_utf8(out.split_off(1)).unwrap()
+    }
+
+    #[test]
+    fn every_character_is_escaped_as_it_must_be() {
+        let all: String = (0..=0x100)
+            .filter_map(char::from_u32)
+            .chain("€😀\u{2028}".chars())
+            .collect();
+        assert_eq!(
+            written(|out| push_string(out, &all)),
+            serde_json::to_string(&all).unwrap()
+        );
+        assert_eq!(written(|out| push_string(out, "")), "\"\"");
+    }
+
+    #[test]
+    fn integers_are_written_in_decimal() {
+        for n in [0, 1, 9, 10, 99, 100, 1_234_567_890, u64::MAX] {
+            assert_eq!(written(|out| push_u64(out, n)), n.to_string());
+        }
+        for n in [0, -1, 42, -10, i64::MAX, i64::MIN] {
+            assert_eq!(written(|out| push_i64(out, n)), n.to_string());
+        }
+    }
+
+    #[test]
+    fn compacting_touches_only_white_space_between_tokens() {
+        let value = "\t{ \"a b\" : [ 1.0 , 1E+2,\r\n\"\\u0041 \\\" \" ] , \"c\":{ } } ";
+        let compact = r#"{"a b":[1.0,1E+2,"\u0041 \" "],"c":{}}"#;
+        assert_eq!(written(|out| push_compact(out, value)), compact);
+        assert_eq!(written(|out| push_compact(out, compact)), compact);
+        assert_eq!(written(|out| push_compact(out, "{ \"a : 1")), "{\"a : 1");
+    }
+
+    proptest! {
+        #[test]
+        fn strings_are_written_as_serde_json_writes_them(text in any::<String>()) {
+            prop_assert_eq!(written(|out| push_string(out, &text)), serde_json::to_string(&text).unwrap());
+        }
+    }
+}

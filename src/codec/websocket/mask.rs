@@ -1,0 +1,42 @@
+//! Masking of payloads (RFC 6455 section 5.3), eight bytes at a time.
+//!
+//! Owns: the exclusive or, and where in the mask a payload that arrives in pieces goes on.
+//! Never: makes a mask; a server's frames have none.
+
+/// Masks or unmasks `payload` in place, its first byte with the mask's first.
+pub(super) fn apply(payload: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, rest) = payload.as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask.into_iter().cycle()) {
+        *byte ^= mask;
+    }
+}
+
+/// The mask for what follows `consumed` bytes of a payload that began with `mask`.
+pub(super) fn rotated(mut mask: [u8; 4], consumed: usize) -> [u8; 4] {
+    mask.rotate_left(consumed % 4);
+    mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_in_pieces_is_unmasked_like_a_whole_one() {
+        let mask = [0x12, 0x34, 0x56, 0x78];
+        let plain: Vec<u8> = (0..41).collect();
+        let masked: Vec<u8> = plain.iter().enumerate().map(|(i, byte)| byte ^ mask[i % 4]).collect();
+        for cut in 0..=plain.len() {
+            let mut bytes = masked.clone();
+            let (head, tail) = bytes.split_at_mut(cut);
+            apply(head, mask);
+            apply(tail, rotated(mask, cut));
+            assert_eq!(bytes, plain, "cut at {cut}");
+        }
+    }
+}
