@@ -1,0 +1,7 @@
+//! Meaning: wire messages of one client family, to and from the domain's vocabulary.
+//!
+//! Owns: one module for each family.
+//! Never: keeps a peer's state.
+
+pub mod peer;
+pub mod status;

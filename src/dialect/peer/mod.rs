@@ -1,0 +1,15 @@
+//! The peer protocol: one JSON text for each message (peer protocol, sections 2 to 4).
+//!
+//! Owns: the members and types of every message in both directions, the limits on what is asked for, and which error
+//! wins when a message has several.
+//! Never: keeps state, knows who is connected, or changes a payload that is forwarded: it travels as the bytes sent.
+
+mod metadata;
+mod parse;
+mod render;
+mod request;
+
+pub use parse::{Incoming, Target, excluded, parse, parse_register};
+pub use render::{
+    Forward, broadcast_len, forward_len, push_broadcast, push_error, push_event, push_forward, push_pong,
+};
