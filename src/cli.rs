@@ -1,0 +1,275 @@
+//! The command line, with the single-dash long flags that existing start scripts use (`-config FILE`).
+//!
+//! Owns: flags, the usage text, and the exit codes of a command line that starts nothing.
+//! Never: prints, exits, or reads a setting (see `config`).
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// What the program is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Serve.
+    Run,
+    /// Read the settings, tell what is wrong with them, and end.
+    CheckConfig,
+    /// Print the effective settings, secrets masked, and end.
+    PrintConfig,
+    /// Ask a running server on this machine whether it lives, and end.
+    Healthcheck,
+}
+
+/// A command line that asks for something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arguments {
+    /// What to do.
+    pub command: Command,
+    /// The configuration file, if one is named.
+    pub config: Option<PathBuf>,
+    /// The port that replaces the configured one.
+    pub port: Option<u16>,
+}
+
+/// A command line that is answered at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// 0: `text` belongs on standard output; 2: on standard error.
+    pub code: i32,
+    /// What to print, without a line break at the end.
+    pub text: String,
+}
+
+/// Reads the command line, without the program's own name (`std::env::args_os().skip(1)`).
+///
+/// One dash or two make no difference, a value follows as the next argument or after `=`, the last of several wins.
+///
+/// # Errors
+/// Help and version with code 0; anything that is not understood with code 2 and the usage.
+pub fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Arguments, Exit> {
+    let mut command = None;
+    let mut config = None;
+    let mut port = None;
+    while let Some(argument) = args.next() {
+        let (name, attached) = split_flag(&argument);
+        let mut value = || {
+            let value = attached
+                .map(OsStr::to_owned)
+                .or_else(|| args.next())
+                .filter(|value| !value.is_empty());
+            value.ok_or_else(|| misuse(&format!("{} needs a value", name.to_string_lossy())))
+        };
+        match name.to_str().unwrap_or_default() {
+            "-config" | "--config" => config = Some(PathBuf::from(value()?)),
+            "-p" | "--p" => port = Some(parse_port(&value()?)?),
+            _ if attached.is_some() => return Err(unknown(&argument)),
+            "-check-config" | "--check-config" => choose(&mut command, Command::CheckConfig)?,
+            "-print-config" | "--print-config" => choose(&mut command, Command::PrintConfig)?,
+            "healthcheck" => choose(&mut command, Command::Healthcheck)?,
+            "-version" | "--version" => {
+                return Err(Exit {
+                    code: 0,
+                    text: VERSION.to_owned(),
+                });
+            }
+            "-h" | "--h" | "-help" | "--help" => {
+                return Err(Exit {
+                    code: 0,
+                    text: USAGE.to_owned(),
+                });
+            }
+            _ => return Err(unknown(&argument)),
+        }
+    }
+    Ok(Arguments {
+        command: command.unwrap_or(Command::Run),
+        config,
+        port,
+    })
+}
+
+/// Splits `-name=value`. A file name need not be UTF-8, so this works on bytes.
+fn split_flag(argument: &OsStr) -> (&OsStr, Option<&OsStr>) {
+    let bytes = argument.as_bytes();
+    match bytes
+        .iter()
+        .position(|b| *b == b'=')
+        .filter(|_| bytes.starts_with(b"-"))
+    {
+        Some(equals) => (
+            OsStr::from_bytes(&bytes[..equals]),
+            Some(OsStr::from_bytes(&bytes[equals + 1..])),
+        ),
+        None => (argument, None),
+    }
+}
+
+fn parse_port(value: &OsStr) -> Result<u16, Exit> {
+    let port = value.to_str().and_then(|text| text.parse().ok());
+    port.ok_or_else(|| misuse(&format!("-p {}: not a port, 0 to 65535", value.to_string_lossy())))
+}
+
+fn choose(command: &mut Option<Command>, asked: Command) -> Result<(), Exit> {
+    match command.replace(asked) {
+        Some(before) if before != asked => Err(misuse("only one of --check-config, --print-config, healthcheck")),
+        _ => Ok(()),
+    }
+}
+
+fn unknown(argument: &OsStr) -> Exit {
+    misuse(&format!("unknown argument: {}", argument.to_string_lossy()))
+}
+
+fn misuse(what: &str) -> Exit {
+    Exit {
+        code: 2,
+        text: format!("{what}\n\n{USAGE}"),
+    }
+}
+
+const VERSION: &str = concat!("peer-server ", env!("CARGO_PKG_VERSION"));
+
+const USAGE: &str = "\
+Usage: peer-server [flags] [healthcheck]
+
+Flags, with one dash or two:
+  -config FILE    read settings from FILE (JSON)
+  -p PORT         listen on PORT, over environment and file; 0 takes any free port
+  --check-config  check the settings, print warnings and errors, exit 0 or 1
+  --print-config  print the effective settings as JSON, secrets as ***
+  --version       print the version
+  -h, -help       print this text
+
+Commands:
+  healthcheck     ask the server on the configured port whether it lives, exit 0 or 1
+
+Environment variables override the file: PEER_ and the key in capitals, such as PEER_PORT.";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn read(line: &str) -> Result<Arguments, Exit> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn nothing_means_run() {
+        assert_eq!(
+            read("").unwrap(),
+            Arguments {
+                command: Command::Run,
+                config: None,
+                port: None
+            }
+        );
+    }
+
+    #[test]
+    fn a_file_is_named_in_every_spelling() {
+        for line in [
+            "-config a.json",
+            "--config a.json",
+            "-config=a.json",
+            "--config=a.json",
+            "-config b -config a.json",
+        ] {
+            assert_eq!(read(line).unwrap().config, Some(PathBuf::from("a.json")), "{line}");
+        }
+        assert_eq!(read("-config=a=b").unwrap().config, Some(PathBuf::from("a=b")));
+        assert_eq!(read("-config -p").unwrap().config, Some(PathBuf::from("-p")));
+    }
+
+    #[test]
+    fn a_file_name_need_not_be_text() {
+        let argument = OsStr::from_bytes(b"-config=\xff").to_owned();
+        assert_eq!(
+            parse([argument].into_iter())
+                .unwrap()
+                .config
+                .unwrap()
+                .as_os_str()
+                .as_bytes(),
+            b"\xff"
+        );
+    }
+
+    #[test]
+    fn a_port_is_a_port() {
+        for line in ["-p 0", "-p=0", "--p 0", "-p 9 -p 0"] {
+            assert_eq!(read(line).unwrap().port, Some(0), "{line}");
+        }
+        for line in ["-p", "-p=", "-p 65536", "-p -1", "-p http", "-p 80.0"] {
+            assert_eq!(read(line).unwrap_err().code, 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn commands_mix_with_flags_but_not_with_each_other() {
+        assert_eq!(read("--check-config").unwrap().command, Command::CheckConfig);
+        assert_eq!(read("-print-config").unwrap().command, Command::PrintConfig);
+        for line in [
+            "healthcheck -p 1 -config f",
+            "-config f healthcheck -p=1",
+            "-p 1 -config=f healthcheck",
+        ] {
+            let expected = Arguments {
+                command: Command::Healthcheck,
+                config: Some("f".into()),
+                port: Some(1),
+            };
+            assert_eq!(read(line).unwrap(), expected, "{line}");
+        }
+        assert_eq!(read("--check-config --print-config").unwrap_err().code, 2);
+        assert_eq!(read("healthcheck --check-config").unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn help_and_version_end_well() {
+        for line in ["-h", "-help", "--help", "--h", "-p 1 -h"] {
+            assert_eq!(
+                read(line).unwrap_err(),
+                Exit {
+                    code: 0,
+                    text: USAGE.to_owned()
+                },
+                "{line}"
+            );
+        }
+        assert_eq!(
+            read("--version").unwrap_err(),
+            Exit {
+                code: 0,
+                text: VERSION.to_owned()
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_unknown_ends_with_the_usage() {
+        for line in [
+            "-x",
+            "--prot 1",
+            "serve",
+            "config=a",
+            "-",
+            "--",
+            "---config a",
+            "--version=1",
+            "-h=1",
+            "-config",
+        ] {
+            let exit = read(line).unwrap_err();
+            assert_eq!(exit.code, 2, "{line}");
+            assert!(exit.text.contains("Usage:"), "{line}");
+        }
+        assert_eq!(parse([OsString::new()].into_iter()).unwrap_err().code, 2);
+        assert_eq!(
+            parse([OsStr::from_bytes(b"-\xff").to_owned()].into_iter())
+                .unwrap_err()
+                .code,
+            2
+        );
+    }
+}

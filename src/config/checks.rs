@@ -1,0 +1,58 @@
+//! What only shows when all settings are known: pairs that need each other, and values that this build cannot serve.
+//!
+//! Owns: refusals and warnings about effective values.
+//! Never: changes a setting.
+
+use super::sources::Findings;
+use super::values::{BROKERS, name_of};
+use super::{BrokerType, Config};
+
+/// The brokers that this build can connect to.
+const BUILT: &[BrokerType] = &[BrokerType::Local];
+
+/// Looks at the effective settings as a whole.
+pub(super) fn check(config: &Config, findings: &mut Findings) {
+    // Running alone in place of the broker asked for would split a fleet without anybody noticing.
+    if !BUILT.contains(&config.broker_type) {
+        findings.error(
+            "broker_type",
+            &format!("{} is not built yet", name_of(&config.broker_type, BROKERS)),
+        );
+    }
+    // A certificate without its key must never end in plain text.
+    match (&config.tls_cert, &config.tls_key) {
+        (Some(_), None) => findings.error("tls_key", "missing, while tls_cert is set"),
+        (None, Some(_)) => findings.error("tls_cert", "missing, while tls_key is set"),
+        (None, None) | (Some(_), Some(_)) => {}
+    }
+    // A bucket of no size would refuse every message.
+    if config.rate_limit_per_sec > 0 && config.rate_limit_burst == 0 {
+        findings.error(
+            "rate_limit_burst",
+            "0 is out of range (at least 1 while rate_limit_per_sec limits)",
+        );
+    }
+    if config.pong_wait <= config.ping_interval {
+        findings.warning(
+            "pong_wait",
+            "not longer than ping_interval: peers that are only listening will be closed",
+        );
+    }
+    if let Some(word) = unknown_level(&config.log_level) {
+        let levels = LEVELS.join(", ");
+        findings.warning(
+            "log_level",
+            &format!("{word:?} is taken as a module's name; the levels are {levels}"),
+        );
+    }
+}
+
+/// A lone word that is no level: the filter reads it as a module to be logged, and nothing else would be.
+fn unknown_level(directives: &str) -> Option<&str> {
+    let word = directives.trim();
+    let lone = word.bytes().all(|b| b.is_ascii_alphanumeric());
+    let known = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word)) || word.parse::<u8>().is_ok_and(|n| n <= 5);
+    (lone && !known).then_some(word)
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

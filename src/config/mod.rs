@@ -1,0 +1,324 @@
+//! The settings: what they are, what they are worth by default, and how they are read.
+//!
+//! Owns: every key of `config.json`, its type and range, and the order in which flag, environment, file and default
+//! override each other. Values are parsed once, here; the rest of the program never sees a number that is out of range
+//! or a duration that is not one.
+//! Never: opens a socket, reads a certificate, prints anything, or changes after the start.
+
+mod checks;
+mod durations;
+mod keys;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+
+/// What a printed secret looks like.
+const MASK: &str = "***";
+
+/// The effective settings, one field per key; `docs/settings.md` describes them for the operator.
+///
+/// `{:?}` prints them with secrets masked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Addresses to listen on, at least one, none twice; `::` is meant as dual stack.
+    pub host: Vec<IpAddr>,
+    /// TCP port; 0 takes any free one.
+    pub port: u16,
+    /// Registered peers that the process accepts, at least 1.
+    pub max_peers: usize,
+    /// A power of two without effect, reported by `/stats`.
+    pub shard_count: u32,
+    /// How long a socket with unsent output may accept no byte. More than zero.
+    pub write_timeout: Duration,
+    /// How long an HTTP request head may take. More than zero.
+    pub read_timeout: Duration,
+    /// Between two control pings. More than zero.
+    pub ping_interval: Duration,
+    /// Silence after which a peer counts as gone, and the time allowed to register. More than zero.
+    pub pong_wait: Duration,
+    /// Bytes of the longest message accepted, after defragmentation and decompression. At least 1.
+    pub max_message_size: usize,
+    /// What connects several nodes.
+    pub broker_type: BrokerType,
+    /// `host:port` of Redis.
+    pub redis_addr: String,
+    /// Password for Redis, empty for none. A secret.
+    pub redis_password: String,
+    /// Where `redis_password` was read from, if from a file.
+    pub redis_password_file: Option<PathBuf>,
+    /// Redis database number.
+    pub redis_db: u32,
+    /// Whether Redis is spoken to over TLS.
+    pub redis_tls: bool,
+    /// Whether nodes share who is where, besides passing messages on.
+    pub cluster_state: bool,
+    /// Whether a message to a peer of another node is answered with 404 when no node acknowledges it.
+    pub broker_ack: bool,
+    /// Whether `/readyz` answers 503 while the broker is unreachable.
+    pub ready_requires_broker: bool,
+    /// NATS server URL, several separated by commas. May hold credentials.
+    pub nats_url: String,
+    /// NATS user name.
+    pub nats_user: String,
+    /// NATS password. A secret.
+    pub nats_password: String,
+    /// Where `nats_password` was read from, if from a file.
+    pub nats_password_file: Option<PathBuf>,
+    /// NATS token. A secret.
+    pub nats_token: String,
+    /// Where `nats_token` was read from, if from a file.
+    pub nats_token_file: Option<PathBuf>,
+    /// NATS credentials file.
+    pub nats_creds: Option<PathBuf>,
+    /// PEM file of the authorities that NATS servers are checked against.
+    pub nats_ca: Option<PathBuf>,
+    /// Messages a second and peer; 0 = unlimited.
+    pub rate_limit_per_sec: u32,
+    /// Messages a peer may send at once; at least 1 while the rate is limited.
+    pub rate_limit_burst: u32,
+    /// A number without effect, kept for compatibility.
+    pub rate_limit_shards: u32,
+    /// PEM certificate chain; set exactly when `tls_key` is.
+    pub tls_cert: Option<PathBuf>,
+    /// PEM private key; set exactly when `tls_cert` is.
+    pub tls_key: Option<PathBuf>,
+    /// Whether `/metrics` is served.
+    pub metrics_enabled: bool,
+    /// TCP port of `/metrics`; 0 takes any free one. May equal `port`: then one of the two cannot be bound.
+    pub metrics_port: u16,
+    /// Whether permessage-deflate is negotiated.
+    pub compression_enabled: bool,
+    /// Unsent messages after which a peer gets no further traffic of other peers. At least 1.
+    pub send_buffer_size: usize,
+    /// Unsent bytes with the same effect. At least 1.
+    pub send_buffer_bytes: usize,
+    /// SO_SNDBUF of accepted sockets in bytes; 0 = the kernel's choice.
+    pub socket_send_bytes: usize,
+    /// Connections from one IPv4 address or IPv6 /64; 0 = unlimited.
+    pub max_connections_per_ip: u32,
+    /// The same for connections that have not registered; 0 = unlimited.
+    pub unregistered_per_ip: u32,
+    /// Registrations a second from one IPv4 address or IPv6 /64; 0 = unlimited.
+    pub registrations_per_sec_per_ip: u32,
+    /// Rooms at a time. At least 1.
+    pub max_rooms: usize,
+    /// Match requests that may wait at a time. At least 1.
+    pub max_match_waiting: usize,
+    /// Bytes of the longest peer list. At least 1.
+    pub list_bytes_max: usize,
+    /// Broadcast deliveries a second and peer; 0 = unlimited.
+    pub fanout_per_sec: u32,
+    /// Bytes kept for peers by the process; 0 = a quarter of the machine's memory.
+    pub state_bytes_max: u64,
+    /// Bytes of unsent output of the process; 0 = a quarter of the machine's memory.
+    pub output_bytes_max: u64,
+    /// Bytes of undelivered traffic between loops, for each receiving loop. At least 1.
+    pub mail_bytes: usize,
+    /// Event loops; 0 = one for each core that the process may use.
+    pub loops: usize,
+    /// Whether each loop is pinned to its core when there are no more loops than cores.
+    pub pin_cores: bool,
+    /// Values of `Origin` that may open a WebSocket, in lower case; empty = any.
+    pub allowed_origins: Vec<String>,
+    /// Networks whose `X-Forwarded-For` is believed, host bits cleared; empty = none.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long a stopping server waits for its connections. May be zero.
+    pub drain_timeout: Duration,
+    /// What is logged: a valid directive of tracing's `EnvFilter`.
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// What connects several nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokerType {
+    /// Nothing: this node is alone.
+    Local,
+    /// Redis pub/sub.
+    Redis,
+    /// NATS.
+    Nats,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Settings that are fit to start with, and what the operator should hear about them.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The effective settings.
+    pub config: Config,
+    /// One sentence each, naming the key; none of them prevents the start.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the settings: `port_flag` over environment over `file` over defaults.
+///
+/// `env` answers the value of an environment variable; an empty value counts as unset. The process's own variables are
+/// [`process_environment`]. Secrets kept in files are read as well.
+///
+/// # Errors
+/// Every fault found, each a sentence that begins with the key (or with the file, if that cannot be read at all).
+pub fn load(
+    file: Option<&Path>,
+    env: &dyn Fn(&str) -> Option<String>,
+    port_flag: Option<u16>,
+) -> Result<Loaded, Vec<String>> {
+    let mut config = Config::default();
+    let mut findings = sources::Findings::default();
+    if let Some(path) = file {
+        sources::apply_file(&mut config, path, &mut findings);
+    }
+    sources::apply_environment(&mut config, env, &mut findings);
+    if let Some(port) = port_flag {
+        config.port = port;
+    }
+    sources::read_secrets(&mut config, &mut findings);
+    checks::check(&config, &mut findings);
+    if findings.errors.is_empty() {
+        Ok(Loaded {
+            config,
+            warnings: findings.warnings,
+        })
+    } else {
+        Err(findings.errors)
+    }
+}
+
+/// A variable of the process. Bytes that are not UTF-8 are replaced, so that such a value is seen and not overlooked.
+pub fn process_environment(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+impl Config {
+    /// The settings as a JSON object in the order of the documentation, which [`load`] reads back to the same settings.
+    ///
+    /// A secret that came from a file is left out in favour of its `…_file`; any other secret is shown.
+    pub fn to_json(&self) -> Value {
+        let mut json = self.every_value();
+        let mut config = self.clone();
+        for secret in keys::SECRETS {
+            let (_, file) = (secret.fields)(&mut config);
+            if file.is_some() {
+                json.insert(secret.key.to_owned(), Value::from(""));
+            }
+        }
+        Value::Object(json)
+    }
+
+    /// The settings as a JSON object for people and logs: secrets that are set, and credentials inside addresses, are
+    /// shown as `***`.
+    pub fn to_json_masked(&self) -> Value {
+        let mut json = self.every_value();
+        for (key, value) in &mut json {
+            let Value::String(text) = value else { continue };
+            if keys::SECRETS.iter().any(|secret| secret.key == key) && !text.is_empty() {
+                *text = MASK.to_owned();
+            } else if keys::ADDRESSES.contains(&key.as_str()) {
+                *text = masked_address(text);
+            }
+        }
+        Value::Object(json)
+    }
+
+    fn every_value(&self) -> Map<String, Value> {
+        // The key table hands out mutable fields only; the copy spares a second table for reading.
+        let mut config = self.clone();
+        keys::KEYS
+            .iter()
+            .map(|key| (key.name.to_owned(), (key.setting)(&mut config).to_json()))
+            .collect()
+    }
+}
+
+/// Hides everything from the first scheme to the last `@`, since a password may contain commas, slashes and `@`.
+fn masked_address(text: &str) -> String {
+    let Some(at) = text.rfind('@') else {
+        return text.to_owned();
+    };
+    let start = text.find("://").map_or(0, |scheme| scheme + 3).min(at);
+    format!("{}{MASK}{}", &text[..start], &text[at..])
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Config {}", self.to_json_masked())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            host: vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+            port: 8080,
+            max_peers: 100_000,
+            shard_count: 64,
+            write_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(60),
+            ping_interval: Duration::from_secs(30),
+            pong_wait: Duration::from_secs(35),
+            max_message_size: 65_536,
+            broker_type: BrokerType::Local,
+            redis_addr: "localhost:6379".to_owned(),
+            redis_password: String::new(),
+            redis_password_file: None,
+            redis_db: 0,
+            redis_tls: false,
+            cluster_state: true,
+            broker_ack: true,
+            ready_requires_broker: false,
+            nats_url: String::new(),
+            nats_user: String::new(),
+            nats_password: String::new(),
+            nats_password_file: None,
+            nats_token: String::new(),
+            nats_token_file: None,
+            nats_creds: None,
+            nats_ca: None,
+            rate_limit_per_sec: 100,
+            rate_limit_burst: 200,
+            rate_limit_shards: 32,
+            tls_cert: None,
+            tls_key: None,
+            metrics_enabled: true,
+            metrics_port: 9090,
+            compression_enabled: false,
+            send_buffer_size: 32,
+            send_buffer_bytes: 262_144,
+            socket_send_bytes: 131_072,
+            max_connections_per_ip: 0,
+            unregistered_per_ip: 0,
+            registrations_per_sec_per_ip: 0,
+            max_rooms: 100_000,
+            max_match_waiting: 200_000,
+            list_bytes_max: 262_144,
+            fanout_per_sec: 200_000,
+            state_bytes_max: 0,
+            output_bytes_max: 0,
+            mail_bytes: 16_777_216,
+            loops: 0,
+            pin_cores: true,
+            allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            drain_timeout: Duration::from_secs(5),
+            log_level: "info".to_owned(),
+            log_format: LogFormat::Text,
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! The settings as a whole: sources over each other, faults together, and the documents that repeat the defaults.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::keys::{KEYS, SECRETS};
+use super::*;
+
+const CONFIG_JSON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config.json");
+const SETTINGS_MD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md");
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+fn load_with(file: Option<&str>, env: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
+    let files = Files::new();
+    let path = file.map(|text| files.write("config.json", text));
+    let env: HashMap<&str, &str> = env.iter().copied().collect();
+    load(
+        path.as_deref(),
+        &|name| env.get(name).map(|text| (*text).to_owned()),
+        None,
+    )
+}
+
+fn loaded(file: &str, env: &[(&str, &str)]) -> Config {
+    let loaded = load_with(Some(file), env).unwrap();
+    assert_eq!(loaded.warnings, Vec::<String>::new(), "{file}");
+    loaded.config
+}
+
+fn one_error(file: &str, env: &[(&str, &str)]) -> String {
+    let errors = load_with(Some(file), env).unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    errors.into_iter().next().unwrap()
+}
+
+fn one_warning(file: &str, env: &[(&str, &str)]) -> String {
+    let warnings = load_with(Some(file), env).unwrap().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    warnings.into_iter().next().unwrap()
+}
+
+/// A value for every key that differs from its default and passes every check.
+fn other_values(files: &Files) -> Map<String, Value> {
+    let secret = files.write("secret", "from a file\n");
+    let mut values = Map::new();
+    for key in KEYS {
+        let default = (key.setting)(&mut Config::default()).to_json();
+        let value = match (key.name, default) {
+            ("host", _) => json!("127.0.0.1,::1"),
+            ("port", _) => json!(1234),
+            ("shard_count", _) => json!(128),
+            ("ping_interval", _) => json!("1500ms"),
+            ("allowed_origins", _) => json!(["https://a.example", "null"]),
+            ("trusted_proxies", _) => json!(["10.0.0.0/8", "fd00::1/128"]),
+            ("log_level", _) => json!("warn,peer_server=trace"),
+            ("log_format", _) => json!("json"),
+            ("broker_type", _) => json!("local"),
+            // Of a secret and its file only one may be given; each way is used by some key.
+            ("redis_password" | "nats_token", _) => json!(""),
+            ("redis_password_file" | "nats_token_file", _) => json!(secret),
+            ("nats_password_file", _) => json!(""),
+            (_, Value::Bool(switch)) => json!(!switch),
+            (_, Value::Number(number)) => json!(number.as_i64().unwrap() + 1),
+            (name, Value::String(text)) if text.ends_with('s') && name.contains('_') => json!("77777us"),
+            (name, _) => json!(format!("some {name}")),
+        };
+        values.insert(key.name.to_owned(), value);
+    }
+    values["pong_wait"] = json!("90s");
+    values
+}
+
+#[test]
+fn the_file_of_defaults_holds_the_defaults() {
+    let text = std::fs::read_to_string(CONFIG_JSON).unwrap();
+    let in_order = serde_json::to_string_pretty(&Config::default().to_json()).unwrap();
+    assert_eq!(text.trim_end(), in_order, "config.json differs from the defaults");
+    let loaded = load(Some(Path::new(CONFIG_JSON)), &|_| None, None).unwrap();
+    assert_eq!(loaded.config, Config::default());
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn without_any_source_the_defaults_hold() {
+    let loaded = load(None, &|_| None, None).unwrap();
+    assert_eq!(loaded.config, Config::default());
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn every_key_makes_the_round_trip_through_a_file() {
+    let files = Files::new();
+    let values = other_values(&files);
+    let config = loaded(&Value::Object(values.clone()).to_string(), &[]);
+    assert_eq!(config.to_json(), Value::Object(values));
+    assert_eq!(config.redis_password, "from a file");
+    assert_eq!(loaded(&config.to_json().to_string(), &[]), config);
+    let (default, json) = (Config::default().to_json(), config.to_json());
+    for key in KEYS {
+        let changeable = !matches!(
+            key.name,
+            "broker_type" | "redis_password" | "nats_token" | "nats_password_file"
+        );
+        assert_eq!(default[key.name] != json[key.name], changeable, "{}", key.name);
+    }
+}
+
+#[test]
+fn every_key_is_read_from_the_environment_by_each_of_its_names() {
+    let files = Files::new();
+    let values = other_values(&files);
+    for key in KEYS.iter().filter(|key| !matches!(key.name, "tls_cert" | "tls_key")) {
+        let text = match &values[key.name] {
+            Value::Array(entries) => entries
+                .iter()
+                .map(|e| e.as_str().unwrap())
+                .collect::<Vec<_>>()
+                .join(", "),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        for name in key.variables() {
+            let config = load_with(None, &[(&name, &text)]).unwrap().config;
+            assert_eq!(config.to_json()[key.name], values[key.name], "{name}");
+        }
+    }
+    let tls = load_with(
+        None,
+        &[("TLS_CERT", "c"), ("PEER_TLS_CERT", "x"), ("PEER_TLS_KEY", "k")],
+    )
+    .unwrap()
+    .config;
+    assert_eq!((tls.tls_cert, tls.tls_key), (Some("c".into()), Some("k".into())));
+}
+
+#[test]
+fn flag_beats_environment_beats_file_beats_default() {
+    let files = Files::new();
+    let path = files.write("c.json", r#"{"port":1,"max_peers":2}"#);
+    let env = |name: &str| (name == "PEER_PORT").then(|| "3".to_owned());
+    let with_flag = load(Some(&path), &env, Some(4)).unwrap().config;
+    assert_eq!((with_flag.port, with_flag.max_peers, with_flag.shard_count), (4, 2, 64));
+    assert_eq!(load(Some(&path), &env, None).unwrap().config.port, 3);
+    assert_eq!(load(Some(&path), &|_| None, None).unwrap().config.port, 1);
+}
+
+#[test]
+fn a_name_of_its_own_beats_the_general_one_and_empty_counts_as_unset() {
+    let env = [("PEER_SEND_BUFFER", "5"), ("PEER_SEND_BUFFER_SIZE", "6")];
+    assert_eq!(loaded("{}", &env).send_buffer_size, 5);
+    let env = [
+        ("PEER_SEND_BUFFER", ""),
+        ("PEER_SEND_BUFFER_SIZE", "6"),
+        ("PEER_HOST", ""),
+    ];
+    assert_eq!(loaded("{}", &env).send_buffer_size, 6);
+}
+
+#[test]
+fn all_faults_are_told_at_once_each_with_its_key() {
+    let file = r#"{"port":70000,"max_peers":"many","ping_interval":"soon","shard_count":63,"tls_cert":"c",
+                   "broker_type":"kafka","allowed_origins":["*"],"trusted_proxies":"10.0.0.0/8","pin_cores":1,
+                   "pong_wait":0,"nats_token_file":"/nonexistent/token","log_format":"xml","redis_db":-1}"#;
+    let errors = load_with(Some(file), &[("PEER_HOST", "example.org")]).unwrap_err();
+    for key in [
+        "port",
+        "max_peers",
+        "ping_interval",
+        "shard_count",
+        "tls_key",
+        "broker_type",
+        "allowed_origins",
+        "trusted_proxies",
+        "pin_cores",
+        "pong_wait",
+        "nats_token_file",
+        "log_format",
+        "redis_db",
+        "host",
+    ] {
+        let naming: Vec<_> = errors
+            .iter()
+            .filter(|error| error.starts_with(&format!("{key}: ")))
+            .collect();
+        assert_eq!(naming.len(), 1, "{key}: {errors:?}");
+    }
+    assert_eq!(errors.len(), 14, "{errors:?}");
+}
+
+#[test]
+fn a_value_out_of_range_is_told_with_the_range() {
+    assert_eq!(
+        one_error(r#"{"port":70000}"#, &[]),
+        "port: 70000 is out of range (0 to 65535)"
+    );
+    assert_eq!(
+        one_error("{}", &[("PEER_PORT", "-1")]),
+        "port: -1 is out of range (0 to 65535), in PEER_PORT"
+    );
+    assert_eq!(
+        one_error(r#"{"read_timeout":-5}"#, &[]),
+        "read_timeout: -5 is out of range (more than 0)"
+    );
+    assert_eq!(
+        one_error(r#"{"shard_count":63}"#, &[]),
+        "shard_count: 63 is out of range (a power of two, 1 to 1073741824)"
+    );
+    for zero in ["write_timeout", "read_timeout", "ping_interval", "pong_wait"] {
+        for value in [
+            "0",
+            "\"0\"",
+            "0.9",
+            "\"-1s\"",
+            "\"3000000h\"",
+            "1e300",
+            "true",
+            "[]",
+            "\"\"",
+            "\"1\"",
+        ] {
+            assert!(one_error(&format!("{{\"{zero}\":{value}}}"), &[]).starts_with(zero));
+        }
+    }
+    assert!(loaded(r#"{"drain_timeout":0}"#, &[]).drain_timeout.is_zero());
+}
+
+#[test]
+fn what_is_no_number_in_the_environment_is_ignored_with_a_warning() {
+    let env = [
+        ("PEER_MAX_PEERS", "many"),
+        ("PEER_COMPRESSION", "yes"),
+        ("PEER_PONG_WAIT", "5.5"),
+    ];
+    let Loaded { config, warnings } = load_with(Some(r#"{"max_peers":7}"#), &env).unwrap();
+    assert_eq!(
+        config,
+        Config {
+            max_peers: 7,
+            ..Config::default()
+        }
+    );
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings.contains(&"max_peers: \"many\" is not a whole number; PEER_MAX_PEERS is ignored".to_owned()));
+}
+
+#[test]
+fn compression_can_be_switched_off_by_the_environment() {
+    for (text, on) in [("true", true), ("1", true), ("false", false), ("0", false)] {
+        let file = format!("{{\"compression_enabled\":{}}}", !on);
+        assert_eq!(
+            loaded(&file, &[("PEER_COMPRESSION", text)]).compression_enabled,
+            on,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn null_keeps_the_default_and_the_last_duplicate_wins() {
+    let config = loaded(r#"{"port":1,"host":null,"port":2,"max_peers":5,"max_peers":null}"#, &[]);
+    assert_eq!(
+        config,
+        Config {
+            port: 2,
+            ..Config::default()
+        }
+    );
+    assert!(one_error(r#"{"pin_cores":true,"pin_cores":2}"#, &[]).starts_with("pin_cores: must be"));
+}
+
+#[test]
+fn an_unknown_key_is_told_with_the_nearest_known_name() {
+    for (unknown, known) in [
+        ("prot", "port"),
+        ("Port", "port"),
+        ("maxPeers", "max_peers"),
+        ("tls_certt", "tls_cert"),
+    ] {
+        let warning = one_warning(&format!("{{\"{unknown}\":1}}"), &[]);
+        assert_eq!(
+            warning,
+            format!("{unknown}: unknown key, ignored; did you mean {known}?")
+        );
+    }
+    for unknown in ["_comment", "", "zzz"] {
+        assert_eq!(
+            one_warning(&format!("{{\"{unknown}\":null}}"), &[]),
+            format!("{unknown}: unknown key, ignored")
+        );
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error_beside_the_others() {
+    let missing = Path::new("/nonexistent/config.json");
+    let env = |name: &str| (name == "PEER_PORT").then(|| "70000".to_owned());
+    let errors = load(Some(missing), &env, None).unwrap_err();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(
+        errors[0].starts_with("/nonexistent/config.json: cannot be read"),
+        "{errors:?}"
+    );
+    for bad in ["", "[]", "null", "{\"port\":1", "{} {}", "{port:1}", "\u{feff}{}"] {
+        assert!(load_with(Some(bad), &[]).is_err(), "{bad:?}");
+    }
+    assert!(load(Some(Path::new("/")), &|_| None, None).is_err());
+    assert!(load(Some(Path::new("/dev/zero")), &|_| None, None).is_err());
+    assert!(load(Some(&Files::new().write("c", b"{\"host\":\"\xff\"}")), &|_| None, None).is_err());
+}
+
+#[test]
+fn a_certificate_and_its_key_need_each_other() {
+    assert!(one_error(r#"{"tls_cert":"c"}"#, &[]).starts_with("tls_key: "));
+    assert!(one_error("{}", &[("TLS_KEY", "k")]).starts_with("tls_cert: "));
+    assert_eq!(
+        loaded(r#"{"tls_cert":"c"}"#, &[("TLS_KEY", "k")]).tls_key,
+        Some("k".into())
+    );
+    assert_eq!(loaded(r#"{"tls_cert":"","tls_key":""}"#, &[]), Config::default());
+}
+
+#[test]
+fn a_broker_that_is_not_built_in_is_never_replaced_by_none() {
+    for name in ["redis", "nats"] {
+        assert_eq!(
+            one_error("{}", &[("PEER_BROKER", name)]),
+            format!("broker_type: {name} is not built yet")
+        );
+        assert_eq!(
+            loaded(&format!("{{\"broker_type\":\"{name}\"}}"), &[("PEER_BROKER", "local")]),
+            Config::default()
+        );
+    }
+    for name in ["kafka", "Local", " local"] {
+        assert!(one_error("{}", &[("PEER_BROKER", name)]).starts_with("broker_type: "));
+    }
+    assert!(one_error(r#"{"broker_type":""}"#, &[]).starts_with("broker_type: "));
+}
+
+#[test]
+fn the_metrics_port_may_equal_the_port() {
+    assert_eq!(loaded("{}", &[("PEER_PORT", "9090")]).port, 9090);
+}
+
+#[test]
+fn a_burst_of_nothing_needs_an_unlimited_rate() {
+    let config = loaded(r#"{"rate_limit_per_sec":-1,"rate_limit_burst":0}"#, &[]);
+    assert_eq!((config.rate_limit_per_sec, config.rate_limit_burst), (0, 0));
+    assert!(one_error(r#"{"rate_limit_burst":-3}"#, &[]).starts_with("rate_limit_burst: "));
+    assert_eq!(loaded(r#"{"send_buffer_size":-1}"#, &[]).send_buffer_size, 32);
+}
+
+#[test]
+fn odd_but_possible_settings_are_told() {
+    assert!(one_warning(r#"{"pong_wait":"30s"}"#, &[]).starts_with("pong_wait: "));
+    assert!(one_warning(r#"{"log_level":"verbose"}"#, &[]).starts_with("log_level: "));
+    for good in [
+        "INFO",
+        "off",
+        "3",
+        "peer_server=debug",
+        "warn,peer_server::event_loop=trace",
+    ] {
+        assert_eq!(loaded(&json!({ "log_level": good }).to_string(), &[]).log_level, good);
+    }
+    for bad in ["", " ", "a=b=c", "info,peer_server=loud"] {
+        assert!(
+            one_error(&json!({ "log_level": bad }).to_string(), &[]).starts_with("log_level: "),
+            "{bad:?}"
+        );
+    }
+}
+
+#[test]
+fn a_secret_loses_one_line_break_at_its_end() {
+    let files = Files::new();
+    for (content, password) in [
+        ("s3", "s3"),
+        ("s3\n", "s3"),
+        ("s3\r\n", "s3"),
+        ("s3\n\n", "s3\n"),
+        (" s3 ", " s3 "),
+    ] {
+        let path = files.write("p", content);
+        let config = loaded("{}", &[("REDIS_PASSWORD_FILE", path.to_str().unwrap())]);
+        assert_eq!(
+            (config.redis_password.as_str(), config.redis_password_file),
+            (password, Some(path))
+        );
+    }
+    let empty = files.write("p", "\n");
+    assert!(one_warning(&json!({ "nats_token_file": empty }).to_string(), &[]).starts_with("nats_token_file: "));
+}
+
+#[test]
+fn a_secret_and_its_file_exclude_each_other_in_one_source_only() {
+    let files = Files::new();
+    let path = files.write("p", "filed");
+    for secret in SECRETS {
+        let both = json!({ secret.key: "direct", secret.file_key: path }).to_string();
+        assert!(one_error(&both, &[]).starts_with(&format!("{}: given twice", secret.key)));
+        let (name, file_name) = (
+            format!("PEER_{}", secret.key.to_uppercase()),
+            format!("PEER_{}", secret.file_key.to_uppercase()),
+        );
+        let errors = one_error("{}", &[(&name, "direct"), (&file_name, path.to_str().unwrap())]);
+        assert!(errors.starts_with(&format!("{}: given twice", secret.key)));
+
+        let mut config = loaded(
+            &json!({ secret.key: "direct" }).to_string(),
+            &[(&file_name, path.to_str().unwrap())],
+        );
+        assert_eq!(
+            (secret.fields)(&mut config),
+            (&mut "filed".to_owned(), &mut Some(path.clone()))
+        );
+        // The file named by the weaker source is not even opened.
+        let mut config = loaded(
+            &json!({ secret.file_key: "/nonexistent" }).to_string(),
+            &[(&name, "direct")],
+        );
+        assert_eq!((secret.fields)(&mut config), (&mut "direct".to_owned(), &mut None));
+
+        let error = one_error(&json!({ secret.file_key: "/nonexistent" }).to_string(), &[]);
+        assert!(error.starts_with(&format!("{}: cannot read /nonexistent", secret.file_key)));
+    }
+}
+
+#[test]
+fn no_secret_is_printed() {
+    let files = Files::new();
+    let file = json!({
+        "redis_password": "s3cret", "nats_password": "s3cret", "nats_token_file": files.write("p", "s3cret"),
+        "nats_url": "nats://u:s3cret,x@y@h1:4222", "redis_addr": "s3cret@h2:6379",
+    });
+    let config = loaded(&file.to_string(), &[]);
+    let masked = config.to_json_masked();
+    for text in [masked.to_string(), format!("{config:?}")] {
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+    for secret in SECRETS {
+        assert_eq!(masked[secret.key], "***");
+    }
+    assert_eq!(
+        (&masked["nats_url"], &masked["redis_addr"]),
+        (&json!("nats://***@h1:4222"), &json!("***@h2:6379"))
+    );
+    assert_eq!(Config::default().to_json_masked(), Config::default().to_json());
+    let error = one_error(r#"{"redis_password":["s3cret"]}"#, &[]);
+    assert!(!error.contains("s3cret"), "{error}");
+}
+
+/// Rows look like: `key` | type | default | variables | range | meaning.
+#[test]
+fn the_page_of_settings_names_every_key_with_its_default_and_range() {
+    let page = std::fs::read_to_string(SETTINGS_MD).unwrap();
+    let mut rows = Vec::new();
+    for line in page.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells.len(), 6, "{line}");
+        assert!(cells.iter().all(|cell| !cell.is_empty()), "{line}");
+        rows.push(cells);
+    }
+    let documented: Vec<String> = rows.iter().map(|cells| cells[0].replace('`', "")).collect();
+    assert_eq!(
+        documented,
+        KEYS.iter().map(|key| key.name.to_owned()).collect::<Vec<_>>()
+    );
+    for (key, cells) in KEYS.iter().zip(rows) {
+        let mut config = Config::default();
+        let setting = (key.setting)(&mut config);
+        let default = match setting.to_json() {
+            Value::String(text) if text.is_empty() => "empty".to_owned(),
+            Value::Array(entries) if entries.is_empty() => "empty".to_owned(),
+            Value::String(text) => format!("`{text}`"),
+            other => format!("`{other}`"),
+        };
+        assert_eq!(cells[2], default, "{}", key.name);
+        let variables: Vec<String> = key.variables().map(|name| format!("`{name}`")).collect();
+        assert_eq!(cells[3], variables.join(", "), "{}", key.name);
+        assert_eq!(cells[4], setting.range(), "{}", key.name);
+    }
+}
