@@ -221,7 +221,7 @@ impl Homes {
 
     /// Multiply-shift: spreads a 64-bit hash evenly over the loops.
     fn spread(&self, hash: u64) -> LoopId {
-        LoopId((u128::from(hash) * u128::from(self.loops) >> 64) as u16)
+        LoopId(((u128::from(hash) * u128::from(self.loops)) >> 64) as u16)
     }
 }
 

@@ -1,6 +1,24 @@
 //! peer-server: lets two strangers' programs find each other and connect.
+//!
+//! One event loop for each core, each with a slab of connections and a shard of the peers; see `ARCHITECTURE.md`.
+//!
+//! ```text
+//! main -> server -> event_loop -+-> dialect -> codec
+//!           |                   +-> shard ----+
+//!           +-> config, metrics +-> mailbox --+-> message -> ids
+//! ```
+//!
+//! The library exists for the binary, the tests, the benchmarks, the fuzz targets and the load generator. Its interface is
+//! not a stable one.
 
+pub mod cli;
+pub mod codec;
+pub mod config;
+pub mod dialect;
+pub mod event_loop;
 pub mod ids;
 pub mod mailbox;
 pub mod message;
+pub mod metrics;
+pub mod server;
 pub mod shard;

@@ -1,0 +1,349 @@
+//! HTTP/1.1 on a connection: the status pages, the metrics page, and the upgrade to WebSocket.
+//!
+//! Owns: which path means what, who may upgrade, and when an HTTP connection stays open.
+//! Never: reads a body. A request that has one is answered and the connection closed.
+
+use std::net::IpAddr;
+
+use super::connection::{Entrance, Phase, Unread};
+use super::{EventLoop, Service};
+use crate::codec::deflate;
+use crate::codec::http::{self, Head, Headers, ParseError};
+use crate::dialect::status;
+use crate::metrics::Metric;
+
+/// What to do with the connection after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// Take the next request.
+    Stay,
+    /// Send the answer and close.
+    Close,
+    /// It is a WebSocket now.
+    Upgraded,
+    /// The answer comes later.
+    Awaiting,
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl EventLoop {
+    /// Parses as many heads as there are; what is incomplete is kept.
+    pub(super) fn parse_head(&mut self, slot: usize, bytes: &mut [u8]) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        let kept = connection.unread.take();
+        let Some(kept) = kept else {
+            return self.parse_heads(slot, bytes, 0);
+        };
+        let Unread {
+            bytes: mut all,
+            searched,
+        } = *kept;
+        all.extend_from_slice(bytes);
+        self.parse_heads(slot, &mut all, searched);
+        self.pool.put(all);
+    }
+
+    fn parse_heads(&mut self, slot: usize, mut bytes: &mut [u8], mut searched: usize) {
+        loop {
+            let (after, len) = match http::parse_head(bytes, &mut searched) {
+                Ok(None) => {
+                    self.keep_unread(slot, bytes);
+                    let unread = self
+                        .connections
+                        .get_mut(slot)
+                        .and_then(|connection| connection.unread.as_mut());
+                    if let Some(unread) = unread {
+                        unread.searched = searched;
+                    }
+                    return;
+                }
+                Ok(Some(head)) => (self.on_request(slot, &head), head.len),
+                Err(error) => return self.on_bad_head(slot, error),
+            };
+            bytes = bytes.get_mut(len..).unwrap_or_default();
+            match after {
+                After::Close => return self.close_after_flush(slot),
+                After::Upgraded => {
+                    return if bytes.is_empty() {
+                    } else {
+                        self.parse_frames(slot, bytes)
+                    };
+                }
+                After::Awaiting => {
+                    self.keep_unread(slot, bytes);
+                    // The answer may have come at once, and then nothing else makes this connection go on.
+                    let phase = self.connections.get(slot).map(|connection| &connection.phase);
+                    return if let Some(Phase::Awaiting) = phase {
+                        self.set_paused(slot, true)
+                    } else {
+                        self.resume(slot)
+                    };
+                }
+                After::Stay if bytes.is_empty() => return,
+                After::Stay => {}
+            }
+        }
+    }
+
+    fn on_bad_head(&mut self, slot: usize, error: ParseError) {
+        self.respond(
+            slot,
+            error.status(),
+            &[("Content-Type", TEXT)],
+            b"bad request\n",
+            false,
+            false,
+        );
+        self.close_after_flush(slot);
+    }
+
+    /// No whole head in time.
+    pub(super) fn on_head_timeout(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get(slot) else {
+            return;
+        };
+        if connection.transport.is_handshaking() {
+            return self.kill(slot);
+        }
+        self.respond(slot, 408, &[("Content-Type", TEXT)], b"request timeout\n", false, false);
+        self.close_after_flush(slot);
+    }
+
+    fn on_request(&mut self, slot: usize, head: &Head<'_>) -> After {
+        self.counters.count(Metric::HttpRequests);
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return After::Close;
+        };
+        connection.deadline_ms = self.clock.now_ms + self.settings.read_timeout_ms;
+        let entrance = connection.entrance;
+        self.arm(slot);
+        let keep_alive = head.keep_alive() && !head.has_body() && self.drain.is_none();
+        let head_only = head.method == "HEAD";
+        let known = match entrance {
+            Entrance::Peers if head.path == "/ws" => return self.on_upgrade(slot, head),
+            Entrance::Peers => matches!(head.path, "/health" | "/stats" | "/livez" | "/readyz"),
+            Entrance::Metrics => head.path == "/metrics",
+        };
+        let mut body = Vec::new();
+        let (status, kind): (u16, &str) = if !known {
+            body.extend_from_slice(b"not found\n");
+            (404, TEXT)
+        } else if head.method != "GET" && !head_only {
+            let headers = [("Content-Type", TEXT), ("Allow", "GET, HEAD")];
+            self.respond(slot, 405, &headers, b"method not allowed\n", head_only, false);
+            return After::Close;
+        } else {
+            match head.path {
+                "/health" => {
+                    let peers = self.shared.permits.registered.now();
+                    status::push_health(&mut body, peers, self.settings.max_peers, self.clock.unix_ms / 1000);
+                    (200, status::JSON)
+                }
+                "/livez" => {
+                    body.extend_from_slice(b"ok\n");
+                    (200, TEXT)
+                }
+                "/readyz" => {
+                    let ready = self.shared.serving.load(std::sync::atomic::Ordering::Relaxed);
+                    status::push_ready(&mut body, ready);
+                    (if ready { 200 } else { 503 }, status::JSON)
+                }
+                "/metrics" => {
+                    self.publish();
+                    self.shared.board.push_text(&mut body);
+                    (200, PROMETHEUS)
+                }
+                _ => return self.await_stats(slot, head_only, keep_alive),
+            }
+        };
+        self.respond(slot, status, &[("Content-Type", kind)], &body, head_only, keep_alive);
+        if keep_alive { After::Stay } else { After::Close }
+    }
+
+    fn respond(
+        &mut self,
+        slot: usize,
+        status: u16,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        head_only: bool,
+        keep_alive: bool,
+    ) {
+        self.append(slot, |out| {
+            http::push_response(out, status, headers, body, head_only, keep_alive)
+        });
+    }
+
+    fn await_stats(&mut self, slot: usize, head_only: bool, keep_alive: bool) -> After {
+        let Some(connection) = self.connections.get(slot) else {
+            return After::Close;
+        };
+        let conn = connection.id(slot);
+        self.set_phase(slot, Phase::Awaiting);
+        self.arm(slot);
+        self.gather_stats(conn, head_only, keep_alive);
+        After::Awaiting
+    }
+
+    /// Sends an answer that had to be awaited.
+    pub(super) fn answer_awaited(
+        &mut self,
+        slot: usize,
+        status: u16,
+        kind: &str,
+        body: &[u8],
+        head_only: bool,
+        keep_alive: bool,
+    ) {
+        let phase = self.connections.get(slot).map(|connection| &connection.phase);
+        if !matches!(phase, Some(Phase::Awaiting)) {
+            return;
+        }
+        self.respond(slot, status, &[("Content-Type", kind)], body, head_only, keep_alive);
+        self.set_phase(slot, Phase::Head);
+        if !keep_alive {
+            return self.close_after_flush(slot);
+        }
+        if let Some(connection) = self.connections.get_mut(slot) {
+            connection.deadline_ms = self.clock.now_ms + self.settings.read_timeout_ms;
+        }
+        self.arm(slot);
+        self.resume(slot);
+    }
+
+    fn on_upgrade(&mut self, slot: usize, head: &Head<'_>) -> After {
+        let key = match http::check_upgrade(head) {
+            Ok(key) => key,
+            Err(error) => {
+                let keep_alive = head.keep_alive() && !head.has_body();
+                let mut headers = vec![("Content-Type", TEXT)];
+                headers.extend_from_slice(error.headers());
+                self.respond(
+                    slot,
+                    error.status(),
+                    &headers,
+                    b"this is a WebSocket endpoint\n",
+                    false,
+                    keep_alive,
+                );
+                return if keep_alive { After::Stay } else { After::Close };
+            }
+        };
+        if head.has_body() {
+            return self.deny(slot, 400, b"an upgrade has no body\n");
+        }
+        if !self.allows_origin(&head.headers) {
+            self.counters.count(Metric::OriginRefused);
+            return self.deny(slot, 403, b"origin not allowed\n");
+        }
+        if self.drain.is_some() {
+            return self.deny(slot, 503, b"server shutting down\n");
+        }
+        let offers = head.headers.all("Sec-WebSocket-Extensions");
+        let extensions = if self.settings.compression {
+            deflate::negotiate(offers)
+        } else {
+            None
+        };
+        let forwarded = self.forwarded_address(slot, &head.headers);
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return After::Close;
+        };
+        connection.deflate = extensions.is_some();
+        if let Some(address) = forwarded {
+            connection.address = address;
+        }
+        // Kept in the output until the home of the address agrees: nothing is flushed while the phase is Awaiting.
+        let mut answer = self.pool.take();
+        http::push_switching_protocols(&mut answer, key, extensions);
+        self.set_phase(slot, Phase::Awaiting);
+        self.arm(slot);
+        self.upgrades.push((slot, answer));
+        if self.ask_admission(slot) {
+            self.finish_upgrade(slot, true);
+        }
+        let phase = self.connections.get(slot).map(|connection| &connection.phase);
+        match phase {
+            Some(Phase::Awaiting) => After::Awaiting,
+            Some(Phase::Closing { .. } | Phase::Dead) | None => After::Close,
+            Some(_) => After::Upgraded,
+        }
+    }
+
+    /// The address may open a connection, or not.
+    pub(super) fn finish_upgrade(&mut self, slot: usize, granted: bool) {
+        let Some(at) = self.upgrades.iter().position(|(waiting, _)| *waiting == slot) else {
+            return;
+        };
+        let (_, answer) = self.upgrades.swap_remove(at);
+        if !granted {
+            self.pool.put(answer);
+            self.respond(
+                slot,
+                429,
+                &[("Content-Type", TEXT)],
+                b"too many connections from this address\n",
+                false,
+                false,
+            );
+            return self.close_after_flush(slot);
+        }
+        self.append(slot, |out| out.extend_from_slice(&answer));
+        self.pool.put(answer);
+        self.counters.count(Metric::Upgrades);
+        match self.settings.service {
+            Service::Peers => {
+                self.set_phase(slot, Phase::Unregistered);
+                if let Some(connection) = self.connections.get_mut(slot) {
+                    connection.deadline_ms = self.clock.now_ms + self.settings.pong_wait_ms;
+                }
+                self.arm(slot);
+            }
+            Service::Echo => {
+                self.set_phase(slot, Phase::Echo);
+                self.start_pings(slot);
+            }
+        }
+        self.resume(slot);
+    }
+
+    fn deny(&mut self, slot: usize, status: u16, body: &[u8]) -> After {
+        self.respond(slot, status, &[("Content-Type", TEXT)], body, false, false);
+        After::Close
+    }
+
+    /// A page may connect if its origin is listed; programs that are not browsers send none.
+    fn allows_origin(&self, headers: &Headers<'_>) -> bool {
+        let allowed = &self.settings.allowed_origins;
+        let is_allowed = |origin: &[u8]| allowed.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(origin));
+        allowed.is_empty() || headers.all("Origin").all(is_allowed)
+    }
+
+    /// The client that a trusted proxy names: the right-most hop that is not itself trusted.
+    fn forwarded_address(&self, slot: usize, headers: &Headers<'_>) -> Option<IpAddr> {
+        let trusted = |address: IpAddr| {
+            let address = address.to_canonical();
+            self.settings
+                .trusted_proxies
+                .iter()
+                .any(|network| network.contains(&address))
+        };
+        let mut client = self.connections.get(slot)?.address;
+        let named: Vec<&[u8]> = headers.all("X-Forwarded-For").collect();
+        for hop in named.iter().rev().flat_map(|value| value.rsplit(|byte| *byte == b',')) {
+            if !trusted(client) {
+                break;
+            }
+            // What cannot be read cannot be believed: the proxy that sent it is the client then.
+            let Some(address) = std::str::from_utf8(hop).ok().and_then(|hop| hop.trim().parse().ok()) else {
+                break;
+            };
+            client = address;
+        }
+        Some(client)
+    }
+}

@@ -1,0 +1,522 @@
+//! The event loop: the sockets, the clock and the buffers of one core.
+//!
+//! It turns readiness into inputs of its shard, and the shard's outputs into as few system calls as possible. Each turn:
+//! poll, take the mail, accept, read what is ready, expire timers, flush each dirty connection once, push the mail.
+//!
+//! Owns: everything of one core that touches the world. It knows bytes and connections.
+//! Never: blocks, locks, or knows what a room or a match is; the shard does.
+
+mod accepting;
+mod addresses;
+mod buffers;
+mod closing;
+mod connection;
+mod deliver;
+mod drain;
+mod frames;
+mod http;
+mod keepalive;
+pub mod listener;
+mod moving;
+mod outgoing;
+mod peers;
+mod reading;
+mod receive;
+mod stats;
+mod timers;
+pub mod tls;
+mod transport;
+mod writing;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use mio::event::Event;
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token};
+use rustls::ServerConfig;
+use slab::Slab;
+
+pub use addresses::AddressLimits;
+
+use crate::codec::deflate::{Deflater, Inflater};
+use crate::ids::LoopId;
+use crate::mailbox::Mailbox;
+use crate::message::Register;
+use crate::metrics::{Board, Counters, Metric};
+use crate::shard::{Mail, PeerKey, Permits, Shard, Target};
+
+use buffers::Pool;
+use connection::{Connection, Entrance};
+use timers::Timers;
+
+/// What travels between loops.
+#[derive(Debug)]
+pub enum Delivery {
+    /// Control mail between shards.
+    Mail(Mail),
+    /// A signal or relay.
+    Direct(crate::shard::DirectMail),
+    /// A broadcast.
+    FanOut(crate::shard::FanOutMail),
+    /// A connection that moves to the home of its key.
+    Adopt(Box<moving::Moving>),
+    /// May a connection of this address be opened?
+    Admit(addresses::Admit),
+    /// The answer to [`Delivery::Admit`].
+    Admitted(addresses::Admitted),
+    /// What became of a connection that was admitted.
+    AddressChanged(addresses::AddressChanged),
+    /// The namespaces at home, please.
+    StatsAsked(stats::Asked),
+    /// The namespaces at home.
+    StatsAnswered(stats::Answered),
+    /// A new certificate for handshakes from here on.
+    Reload(Arc<ServerConfig>),
+    /// Close everything and stop.
+    Stop,
+}
+
+/// What upgraded connections are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// The peer protocol.
+    Peers,
+    /// Every message is sent back: for conformance suites.
+    Echo,
+}
+
+/// What the loops were configured to do. Times in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What upgraded connections are for.
+    pub service: Service,
+    /// Peers that may be registered.
+    pub max_peers: usize,
+    /// Shown in `/stats`.
+    pub shard_count: u32,
+    /// Connections that may be open without being registered.
+    pub unregistered_max: usize,
+    /// How long a connection with unsent output may take no byte.
+    pub write_timeout_ms: u64,
+    /// How long a request head may take.
+    pub read_timeout_ms: u64,
+    /// Between two control pings.
+    pub ping_interval_ms: u64,
+    /// How long a peer may be silent, or unregistered.
+    pub pong_wait_ms: u64,
+    /// How long a stopping loop waits for its peers to close.
+    pub drain_linger_ms: u64,
+    /// Longest message, in bytes.
+    pub max_message_size: usize,
+    /// Unsent messages from which on peers' traffic is refused.
+    pub send_messages_max: usize,
+    /// Unsent bytes from which on peers' traffic is refused.
+    pub send_bytes_max: usize,
+    /// Longest peer list, in bytes.
+    pub list_bytes_max: usize,
+    /// Unsent bytes of one loop from which on broadcasts and registrations are refused.
+    pub output_bytes_max: usize,
+    /// SO_SNDBUF of accepted sockets; 0: the kernel's choice.
+    pub socket_send_bytes: usize,
+    /// Whether permessage-deflate is negotiated.
+    pub compression: bool,
+    /// Origins that may upgrade, in lower case; empty: any.
+    pub allowed_origins: Vec<String>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What one address may do.
+    pub addresses: AddressLimits,
+}
+
+/// What all loops share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Process-wide counts.
+    pub permits: Arc<Permits>,
+    /// Published metrics.
+    pub board: Board,
+    /// Whether the server takes new peers.
+    pub serving: Arc<AtomicBool>,
+    /// Loops that have closed their connections for good.
+    pub drained: Arc<AtomicUsize>,
+}
+
+/// What a loop is made of.
+pub struct Parts {
+    /// Its poll, at which the mailbox's waker is registered with [`WAKER`].
+    pub poll: Poll,
+    /// Its listeners for peers.
+    pub listeners: Vec<TcpListener>,
+    /// Its listener for metrics, if it serves them.
+    pub metrics_listener: Option<TcpListener>,
+    /// Its mailbox.
+    pub mailbox: Mailbox<Delivery>,
+    /// Its shard.
+    pub shard: Shard,
+    /// The certificate for new connections.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// What it is to do.
+    pub settings: Arc<Settings>,
+    /// What it shares.
+    pub shared: Shared,
+}
+
+/// The token of a mailbox's waker.
+pub const WAKER: Token = Token(usize::MAX);
+/// Tokens of listeners: this and the following ones. No connection's token reaches here, see `token_of`.
+const FIRST_LISTENER: usize = (u32::MAX as usize) << 32;
+/// Bytes that one connection may be read in one turn.
+const READ_BUDGET: usize = 64 * 1024;
+/// Connections accepted from one listener in one turn.
+const ACCEPT_BATCH: usize = 64;
+/// TLS handshake steps in one turn: each may cost a quarter of a millisecond.
+const HANDSHAKES_MAX: usize = 4;
+/// Batches of mail taken in one turn.
+const MAIL_BATCH: usize = 256;
+/// How often the metrics are published.
+const PUBLISH_MS: u64 = 50;
+/// How long accepting rests when descriptors or memory ran out.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+struct Listening {
+    listener: TcpListener,
+    entrance: Entrance,
+    ready: bool,
+}
+
+/// The time, read once a turn.
+struct Clock {
+    /// Milliseconds of it are what `*_ms` fields hold.
+    started: Instant,
+    now: Instant,
+    now_ms: u64,
+    unix_ms: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let now = Instant::now();
+        let mut clock = Self {
+            started: now,
+            now,
+            now_ms: 0,
+            unix_ms: 0,
+        };
+        clock.tick();
+        clock
+    }
+
+    fn tick(&mut self) {
+        self.now = Instant::now();
+        // Starts above zero, so that zero in a record is always in the past.
+        self.now_ms = 1 + self.now.duration_since(self.started).as_millis() as u64;
+        self.unix_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64);
+    }
+}
+
+/// Buffers that are used within one step and keep their capacity.
+#[derive(Default)]
+struct Scratch {
+    /// One read's worth of input.
+    input: Vec<u8>,
+    /// One read's worth of ciphertext.
+    cipher: Vec<u8>,
+    /// A private copy of a small body, for simd-json.
+    body: Vec<u8>,
+    /// A rendered message.
+    text: Vec<u8>,
+    /// A compressed message.
+    deflated: Vec<u8>,
+    /// An inflated message.
+    inflated: Vec<u8>,
+    /// One frame for many receivers.
+    frame: Vec<u8>,
+    /// The same, compressed.
+    frame_deflated: Vec<u8>,
+    targets: Vec<Target>,
+    exclude: Vec<u64>,
+    slots: Vec<u32>,
+}
+
+/// One event loop.
+pub struct EventLoop {
+    id: LoopId,
+    poll: Poll,
+    settings: Arc<Settings>,
+    shared: Shared,
+    listeners: Vec<Listening>,
+    /// Accepting rests until then.
+    accept_again_ms: u64,
+    connections: Slab<Connection>,
+    generations: u32,
+    shard: Shard,
+    mailbox: Mailbox<Delivery>,
+    tls: Option<Arc<ServerConfig>>,
+    deflater: Deflater,
+    inflater: Inflater,
+    pool: Pool,
+    timers: Timers,
+    clock: Clock,
+    /// Connections with input to read or parse.
+    ready: Vec<u32>,
+    /// Connections with output to write.
+    dirty: Vec<u32>,
+    /// Connections to remove before the turn ends.
+    dead: Vec<u32>,
+    /// Peers whose connection is over.
+    ended: Vec<PeerKey>,
+    /// The connection whose registration belongs elsewhere: it moves when its input is put aside.
+    leaving: Option<(usize, LoopId, Register)>,
+    scratch: Scratch,
+    addresses: addresses::Addresses,
+    stats: stats::Gather,
+    /// Answers to upgrades that wait for the home of their address.
+    upgrades: Vec<(usize, Vec<u8>)>,
+    drain: Option<drain::Drain>,
+    counters: Counters,
+    /// Unsent bytes of all connections.
+    unsent: usize,
+    /// Turns, to tell one from the next.
+    turn: u32,
+    handshakes: usize,
+    /// All mail was pushed in the last turn.
+    pushed: bool,
+    published_ms: u64,
+    unpublished: bool,
+}
+
+impl EventLoop {
+    /// Registers the listeners; the loop is ready to run.
+    ///
+    /// # Errors
+    /// The poll takes no listener.
+    pub fn new(parts: Parts) -> io::Result<Self> {
+        let Parts {
+            poll,
+            listeners,
+            metrics_listener,
+            mailbox,
+            shard,
+            tls,
+            settings,
+            shared,
+        } = parts;
+        let peers = listeners.into_iter().map(|listener| (listener, Entrance::Peers));
+        let metrics = metrics_listener
+            .into_iter()
+            .map(|listener| (listener, Entrance::Metrics));
+        let mut listening = Vec::new();
+        for (index, (mut listener, entrance)) in peers.chain(metrics).enumerate() {
+            poll.registry()
+                .register(&mut listener, Token(FIRST_LISTENER + index), Interest::READABLE)?;
+            listening.push(Listening {
+                listener,
+                entrance,
+                ready: true,
+            });
+        }
+        let clock = Clock::new();
+        let scratch = Scratch {
+            input: vec![0; READ_BUDGET],
+            cipher: vec![0; READ_BUDGET],
+            ..Scratch::default()
+        };
+        Ok(Self {
+            id: shard.id(),
+            poll,
+            addresses: addresses::Addresses::new(settings.addresses, shard.homes().hasher()),
+            settings,
+            shared,
+            listeners: listening,
+            accept_again_ms: 0,
+            connections: Slab::new(),
+            generations: 0,
+            shard,
+            mailbox,
+            tls,
+            deflater: Deflater::new(),
+            inflater: Inflater::new(),
+            pool: Pool::new(),
+            timers: Timers::new(clock.now_ms),
+            clock,
+            ready: Vec::new(),
+            dirty: Vec::new(),
+            dead: Vec::new(),
+            ended: Vec::new(),
+            leaving: None,
+            scratch,
+            stats: stats::Gather::default(),
+            upgrades: Vec::new(),
+            drain: None,
+            counters: Counters::default(),
+            unsent: 0,
+            turn: 0,
+            handshakes: 0,
+            pushed: true,
+            published_ms: 0,
+            unpublished: true,
+        })
+    }
+
+    /// Serves until [`Delivery::Stop`], then drains.
+    ///
+    /// # Errors
+    /// The poll fails, which no peer can cause.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            let timeout = self.sleep_for();
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            self.mailbox.awake();
+            self.clock.tick();
+            self.turn = self.turn.wrapping_add(1);
+            for event in &events {
+                self.on_event(event);
+            }
+            self.receive_mail();
+            if !self.mailbox.is_congested() {
+                self.accept();
+                self.serve_ready();
+            }
+            self.expire_timers();
+            self.drain_step();
+            self.flush_all();
+            self.pushed = self.mailbox.push();
+            self.end_turn();
+            if self.is_finished() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        let token = event.token().0;
+        if event.token() == WAKER {
+            return;
+        }
+        if let Some(listening) = token
+            .checked_sub(FIRST_LISTENER)
+            .and_then(|index| self.listeners.get_mut(index))
+        {
+            listening.ready = true;
+            return;
+        }
+        let (slot, generation) = (token & u32::MAX as usize, (token >> 32) as u32);
+        let Some(connection) = self.connections.get_mut(slot).filter(|c| c.generation == generation) else {
+            return;
+        };
+        let ending = event.is_read_closed() || event.is_error();
+        if event.is_readable() || ending {
+            connection.ready = true;
+            connection.ending |= ending;
+            self.list_ready(slot);
+        }
+        if event.is_writable() {
+            self.mark_dirty(slot);
+        }
+    }
+
+    /// How long the poll may sleep.
+    fn sleep_for(&mut self) -> Option<Duration> {
+        let stuck = self.mailbox.is_congested();
+        let listeners_ready =
+            self.listeners.iter().any(|listening| listening.ready) && self.accept_again_ms <= self.clock.now_ms;
+        if (!self.ready.is_empty() || listeners_ready || self.is_draining_actively()) && !stuck {
+            return Some(Duration::ZERO);
+        }
+        if !self.pushed {
+            return Some(Duration::from_millis(1));
+        }
+        let now_ms = self.clock.now_ms;
+        let mut until = self.timers.next_ms();
+        let mut no_later = |at: u64| until = Some(until.map_or(at, |until| until.min(at)));
+        if self.accept_again_ms > now_ms {
+            no_later(self.accept_again_ms);
+        }
+        if self.unpublished {
+            no_later(self.published_ms + PUBLISH_MS);
+        }
+        if self.drain.is_some() {
+            no_later(now_ms + 10);
+        }
+        match self.mailbox.try_sleep() {
+            true => until.map(|at| Duration::from_millis(at.saturating_sub(now_ms))),
+            false => Some(Duration::ZERO),
+        }
+    }
+
+    fn end_turn(&mut self) {
+        // The turn's length is what a message that arrived at its start had to wait for at most.
+        self.counters.turn(self.clock.now.elapsed().as_nanos() as u64);
+        self.unpublished = true;
+        if self.clock.now_ms >= self.published_ms + PUBLISH_MS {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        let census = self.shard.census();
+        let shard = self.shard.counters().clone();
+        for (metric, value) in [
+            (Metric::Peers, census.peers),
+            (Metric::Namespaces, census.namespaces),
+            (Metric::Rooms, census.rooms),
+            (Metric::MatchWaiting, census.match_waiting),
+            (Metric::Aliases, census.aliases),
+            (Metric::OpenSums, census.open_sums),
+            (Metric::StateBytes, self.shard.state_bytes()),
+            (Metric::OutputBytes, self.unsent),
+            (Metric::PoolBlocksTaken, self.pool.taken()),
+            (Metric::PoolBytesKept, self.pool.kept_bytes()),
+            (Metric::MailBacklog, self.mailbox.backlog()),
+        ] {
+            self.counters.set(metric, value as u64);
+        }
+        for (metric, value) in [
+            (Metric::StaleMail, shard.stale_mail),
+            (Metric::Replaced, shard.replaced),
+            (Metric::Matches, shard.matches),
+            (Metric::RefusedForbidden, shard.refused_forbidden),
+            (Metric::RefusedNotFound, shard.refused_not_found),
+            (Metric::RefusedFull, shard.refused_full),
+        ] {
+            self.counters.set(metric, value);
+        }
+        self.shared.board.publish(self.id.index(), &self.counters);
+        self.published_ms = self.clock.now_ms;
+        self.unpublished = false;
+    }
+
+    fn list_ready(&mut self, slot: usize) {
+        if let Some(connection) = self.connections.get_mut(slot)
+            && !connection.listed
+            && !connection.paused
+        {
+            connection.listed = true;
+            self.ready.push(slot as u32);
+        }
+    }
+
+    fn mark_dirty(&mut self, slot: usize) {
+        if let Some(connection) = self.connections.get_mut(slot)
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push(slot as u32);
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.reported)
+            && self.shared.drained.load(Ordering::Acquire) >= self.shard.homes().loops()
+    }
+}

@@ -1,0 +1,156 @@
+//! Reading: readiness, budgets, and where the bytes go.
+//!
+//! Owns: the edge-triggered rules. A connection's `ready` bit is set by every event and cleared only by WouldBlock, or by a
+//! short read when neither FIN nor an error may be waiting behind it.
+//! Never: parses; `http` and `frames` do.
+
+use super::EventLoop;
+use super::HANDSHAKES_MAX;
+use super::connection::{Phase, Unread};
+use super::transport::Read;
+use crate::metrics::Metric;
+
+impl EventLoop {
+    /// One step for each connection that is ready; those that are still ready wait for the next turn.
+    pub(super) fn serve_ready(&mut self) {
+        self.handshakes = 0;
+        let mut slots = std::mem::take(&mut self.scratch.slots);
+        std::mem::swap(&mut slots, &mut self.ready);
+        for slot in slots.drain(..) {
+            let slot = slot as usize;
+            if let Some(connection) = self.connections.get_mut(slot) {
+                connection.listed = false;
+                self.serve(slot);
+            }
+        }
+        self.scratch.slots = slots;
+    }
+
+    fn serve(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        if connection.paused {
+            return;
+        }
+        match connection.phase {
+            Phase::Dead => return,
+            Phase::Closing { .. } => return self.discard(slot),
+            Phase::Head | Phase::Awaiting | Phase::Registering(_) => {}
+            Phase::Unregistered | Phase::Peer(_) | Phase::Echo => {}
+        }
+        if connection.unread.is_some() {
+            self.parse_unread(slot);
+        }
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        if connection.paused || matches!(connection.phase, Phase::Dead | Phase::Closing { .. }) {
+            if matches!(connection.phase, Phase::Closing { .. }) {
+                self.list_ready(slot);
+            }
+            return;
+        }
+        if connection.ready || connection.transport.has_plaintext() {
+            self.read(slot);
+        }
+        let Some(connection) = self.connections.get(slot) else {
+            return;
+        };
+        if connection.ready || connection.transport.has_plaintext() {
+            self.list_ready(slot);
+        }
+    }
+
+    fn parse_unread(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        if let Phase::Head = connection.phase {
+            return self.parse_head(slot, &mut []);
+        }
+        let Some(unread) = connection.unread.take() else { return };
+        let mut bytes = unread.bytes;
+        self.parse(slot, &mut bytes);
+        self.pool.put(bytes);
+    }
+
+    fn read(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        if connection.transport.is_handshaking() {
+            if self.handshakes >= HANDSHAKES_MAX {
+                return;
+            }
+            self.handshakes += 1;
+        }
+        let mut input = std::mem::take(&mut self.scratch.input);
+        let result = connection.transport.read(&mut input, &mut self.scratch.cipher);
+        if (result.short && !connection.ending) || result.outcome == Read::WouldBlock {
+            connection.ready = false;
+        }
+        if result.handshake_done_now {
+            self.counters.count(Metric::TlsHandshakes);
+        }
+        if result.handshake_done_now || connection.transport.wants_flush() {
+            self.mark_dirty(slot);
+        }
+        match result.outcome {
+            Read::Data(0) | Read::WouldBlock => {}
+            Read::Data(bytes) => {
+                self.counters.add(Metric::BytesIn, bytes as u64);
+                self.parse(slot, &mut input[..bytes]);
+            }
+            Read::End => self.on_end(slot),
+            Read::Failed(_) => self.lose(slot),
+        }
+        self.scratch.input = input;
+    }
+
+    /// Hands bytes to whatever the connection speaks now.
+    pub(super) fn parse(&mut self, slot: usize, bytes: &mut [u8]) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        match connection.phase {
+            Phase::Head => self.parse_head(slot, bytes),
+            Phase::Unregistered | Phase::Peer(_) | Phase::Echo => self.parse_frames(slot, bytes),
+            Phase::Awaiting | Phase::Registering(_) => self.keep_unread(slot, bytes),
+            Phase::Closing { .. } | Phase::Dead => {}
+        }
+        self.leave();
+    }
+
+    /// Puts bytes aside until the connection may be parsed again.
+    pub(super) fn keep_unread(&mut self, slot: usize, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        if bytes.is_empty() {
+            return;
+        }
+        let pool = &mut self.pool;
+        let unread = connection.unread.get_or_insert_with(|| {
+            Box::new(Unread {
+                bytes: pool.take(),
+                searched: 0,
+            })
+        });
+        unread.bytes.extend_from_slice(bytes);
+    }
+
+    /// The client sends no more.
+    fn on_end(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        connection.ready = false;
+        match connection.phase {
+            // An HTTP client may send FIN after its request and wait for the answer.
+            Phase::Head if !connection.out.is_empty() => self.close_after_flush(slot),
+            Phase::Awaiting => connection.ready = true,
+            _ => self.lose(slot),
+        }
+    }
+}
