@@ -1,0 +1,128 @@
+// Starts and ends what a browser test needs: the server on a free port, a site with the pages, headless Chromium.
+//
+// Owns: every process, socket and folder that it makes; `cleanUp` ends them all, however the run goes.
+// Never: talks to anything but 127.0.0.1.
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import os from 'node:os';
+import path from 'node:path';
+import readline from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { chromium } from 'playwright-core';
+
+const HERE = path.dirname(fileURLToPath(import.meta.url));
+export const ROOT = path.resolve(HERE, '../..');
+export const TEST_TIMEOUT_MS = 45_000;
+export const EXIT_TIMEOUT_MS = 10_000;
+const START_TIMEOUT_MS = 15_000;
+const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
+const BROWSER_FLAGS = [
+  '--headless',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+  '--disable-dev-shm-usage',
+  // Real addresses as candidates, loopback among them: the machine may have no other interface and no mDNS.
+  '--disable-features=WebRtcHideLocalIpsWithMdns',
+  '--allow-loopback-in-peer-connection',
+  // No name resolves, so that a page can reach this machine only.
+  '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
+];
+const PAGES = {
+  '/signalling.html': 'text/html',
+  '/matchmaking.html': 'text/html',
+  '/rooms.html': 'text/html',
+  '/client.js': 'text/javascript',
+};
+const cleanups = [];
+
+/** Fails with the name of what was awaited when it takes longer. */
+export function within(ms, promise, what) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what} took longer than ${ms} ms`)), ms);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+/** Resolves with `{ url, child, exited, diagnostics }` once the server has said where it listens. */
+export async function startServer() {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'peer-server-browser-'));
+  cleanups.push(() => rmSync(folder, { recursive: true, force: true }));
+  const config = path.join(folder, 'config.json');
+  // Two loops, so that pages meet across loops on a machine with one core too.
+  const settings = { host: '127.0.0.1', port: 0, metrics_enabled: false, loops: 2, drain_timeout: '2s' };
+  writeFileSync(config, JSON.stringify(settings));
+  const child = spawn(serverBinary(), ['-config', config], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    // Nothing of the caller's settings: PEER_PORT would win over the file.
+    env: { PATH: process.env.PATH },
+  });
+  const diagnostics = [];
+  child.stderr.setEncoding('utf8').on('data', (text) => diagnostics.push(text));
+  const exited = new Promise((resolve) => child.on('exit', (code, signal) => resolve([code, signal])));
+  cleanups.push(async () => {
+    if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    child.kill('SIGKILL');
+    await exited;
+  });
+  const listening = new Promise((resolve, reject) => {
+    child.on('error', reject);
+    exited.then(([code, signal]) =>
+      reject(new Error(`the server ended with ${code ?? signal}\n${diagnostics.join('')}`)),
+    );
+    readline.createInterface({ input: child.stdout }).on('line', (line) => {
+      const port = /^listening on 127\.0\.0\.1:(\d+)$/.exec(line.trim())?.[1];
+      if (port) resolve(`ws://127.0.0.1:${port}/ws`);
+    });
+  });
+  const url = await within(START_TIMEOUT_MS, listening, 'the start of the server');
+  return { url, child, exited, diagnostics };
+}
+
+/** Serves `pages/` and resolves with the address. */
+export async function servePages() {
+  const site = http.createServer((request, response) => {
+    const type = PAGES[request.url];
+    response.writeHead(type ? 200 : 404, { 'Content-Type': type ?? 'text/plain', Connection: 'close' });
+    response.end(type ? readFileSync(path.join(HERE, 'pages', request.url)) : 'not found\n');
+  });
+  await new Promise((resolve, reject) => site.on('error', reject).listen(0, '127.0.0.1', resolve));
+  cleanups.push(() => {
+    site.close();
+    site.closeAllConnections();
+  });
+  return `http://127.0.0.1:${site.address().port}`;
+}
+
+export async function startBrowser() {
+  const launch = { executablePath: CHROMIUM, args: BROWSER_FLAGS, timeout: START_TIMEOUT_MS * 2 };
+  // Signals are ours to handle: the server has to end as well.
+  const browser = await chromium.launch({ ...launch, handleSIGINT: false, handleSIGTERM: false, handleSIGHUP: false });
+  cleanups.push(() => browser.close());
+  return browser;
+}
+
+/** Ends everything that was started, last first. */
+export async function cleanUp() {
+  for (const cleanup of cleanups.splice(0).reverse()) {
+    try {
+      await cleanup();
+    } catch (error) {
+      console.error(`cleaning up: ${error.message}`);
+    }
+  }
+}
+
+function serverBinary() {
+  const named = process.env.PEER_SERVER_BIN;
+  const built = ['release', 'debug'].map((profile) => path.join(ROOT, 'target', profile, 'peer-server'));
+  const found = (named ? [named] : built).find((candidate) => existsSync(candidate));
+  if (!found) throw new Error('no server to test: build it (cargo build) or name it in PEER_SERVER_BIN');
+  return path.resolve(found);
+}

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Runs every test of the project: format, lints, Rust tests, and the built server in a real browser.
+# As root it installs what is missing from Debian's packages; otherwise it names what is missing and stops.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# The oldest Node.js that playwright-core runs on.
+NODE_MAJOR_MIN=20
+
+step() { printf '\n== %s\n' "$*"; }
+
+install_missing() {
+    local packages=()
+    command -v cc >/dev/null || packages+=(gcc libc6-dev)
+    [ -x "${CHROMIUM:-/usr/bin/chromium}" ] || packages+=(chromium)
+    command -v node >/dev/null || packages+=(nodejs)
+    command -v npm >/dev/null || packages+=(npm)
+    [ "${#packages[@]}" -gt 0 ] || return 0
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "missing: ${packages[*]} (Debian's names). Install them, or run this as root on Debian." >&2
+        exit 1
+    fi
+    step "install ${packages[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+}
+
+check_tools() {
+    command -v cargo >/dev/null || { echo "missing: cargo (Rust 1.89 or newer)" >&2; exit 1; }
+    local major
+    major=$(node -p 'process.versions.node.split(".")[0]')
+    if [ "$major" -lt "$NODE_MAJOR_MIN" ]; then
+        echo "Node.js $major is too old for the browser tests: $NODE_MAJOR_MIN or newer is needed" >&2
+        exit 1
+    fi
+}
+
+install_missing
+check_tools
+
+step "format"
+cargo fmt --all --check
+
+step "lints"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+
+step "Rust tests"
+cargo test --workspace --locked
+
+step "browser tests"
+cargo build --locked
+PEER_SERVER_BIN="${CARGO_TARGET_DIR:-$PWD/target}/debug/peer-server"
+export PEER_SERVER_BIN
+cd tests/browser
+npm ci --no-audit --no-fund
+exec node run.mjs
