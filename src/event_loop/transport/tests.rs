@@ -267,7 +267,7 @@ fn a_buffer_that_is_just_as_long_as_the_ciphertext_never_overflows_the_session()
 fn a_peer_that_does_not_read_blocks_the_writer_and_then_resumes_it() {
     let total = 8 * 1024 * 1024;
     for tls in [false, true] {
-        let (mut server, client): (Server, Box<dyn io::Read + Send>) = if tls {
+        let (mut server, client): (Server, Box<dyn std::io::Read + Send>) = if tls {
             let (server, client) = open_tls_pair(4096);
             (server, Box::new(client))
         } else {
