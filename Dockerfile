@@ -19,6 +19,6 @@ USER 65532:65532
 EXPOSE 8080
 # SIGTERM makes the server drain: peers are told with close code 1001.
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["/usr/local/bin/peer-server", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["/usr/local/bin/peer-server", "healthcheck", "-config", "/etc/peer-server/config.json"]
 ENTRYPOINT ["/usr/local/bin/peer-server"]
 CMD ["-config", "/etc/peer-server/config.json"]
