@@ -35,7 +35,10 @@ impl EventLoop {
     fn perform(&mut self, output: Output) {
         match output {
             Output::Registered { conn, peer } => {
-                let Some(slot) = self.slot_of(conn) else { return };
+                let Some(slot) = self.slot_of(conn) else {
+                    // It closed in this very turn: its session is over before it began.
+                    return self.ended.push(peer);
+                };
                 self.counters.count(Metric::Registrations);
                 self.set_phase(slot, Phase::Peer(peer));
                 self.note_registered(slot);

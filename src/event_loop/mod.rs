@@ -388,6 +388,7 @@ impl EventLoop {
                 self.serve_ready();
             }
             self.expire_timers();
+            self.begin_gather();
             self.drain_step();
             self.flush_all();
             self.pushed = self.mailbox.push();
@@ -447,6 +448,9 @@ impl EventLoop {
         }
         if self.drain.is_some() {
             no_later(now_ms + 10);
+        }
+        if let Some(due_ms) = self.stats.due_ms() {
+            no_later(due_ms);
         }
         match self.mailbox.try_sleep() {
             true => until.map(|at| Duration::from_millis(at.saturating_sub(now_ms))),

@@ -1,9 +1,11 @@
 //! `/stats`: the namespaces of all loops, gathered by mail.
 //!
-//! Owns: one gather at a time; whoever asks meanwhile shares its answer.
+//! Owns: one gather at a time; whoever asks meanwhile shares its answer. A gather over many namespaces costs every loop
+//! milliseconds, so the next one waits until ten times as long has passed.
 //! Never: names rooms (peer protocol, D29).
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Delivery, EventLoop};
 use crate::dialect::status;
@@ -35,15 +37,32 @@ pub(super) struct Gather {
     counts: Vec<(Arc<str>, u32)>,
     /// Who waits for it; the flags: HEAD, keep-alive.
     waiting: Vec<(ConnId, bool, bool)>,
+    began: Option<Instant>,
+    /// The next gather begins no earlier.
+    rest_until_ms: u64,
+}
+
+impl Gather {
+    /// When a gather that is asked for may begin; None: none is due.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        (self.outstanding == 0 && !self.waiting.is_empty()).then_some(self.rest_until_ms)
+    }
 }
 
 impl EventLoop {
     /// Has `/stats` sent to a connection when it is known.
     pub(super) fn gather_stats(&mut self, conn: ConnId, head_only: bool, keep_alive: bool) {
         self.stats.waiting.push((conn, head_only, keep_alive));
-        if self.stats.waiting.len() > 1 {
+        self.begin_gather();
+    }
+
+    /// Asks all loops, if that is due.
+    pub(super) fn begin_gather(&mut self) {
+        if self.stats.due_ms().is_none_or(|due_ms| due_ms > self.clock.now_ms) {
             return;
         }
+        // The turn's clock stands still while the work is done, and the work is what is measured.
+        self.stats.began = Some(Instant::now());
         let loops = self.shard.homes().loops();
         self.stats.number += 1;
         self.stats.outstanding = loops;
@@ -80,6 +99,8 @@ impl EventLoop {
         if self.stats.outstanding > 0 {
             return;
         }
+        let took = self.stats.began.map_or(Duration::ZERO, |began| began.elapsed());
+        self.stats.rest_until_ms = self.clock.now_ms + took.as_millis() as u64 * 10;
         let mut counts = std::mem::take(&mut self.stats.counts);
         keep_largest(&mut counts, NAMED_MAX);
         let mut body = Vec::new();

@@ -392,6 +392,11 @@ impl Shard {
 
 /// Cuts a list of counts to the `most` largest, largest first, equal ones by name.
 pub fn keep_largest(counts: &mut Vec<(Arc<str>, u32)>, most: usize) {
-    counts.sort_unstable_by(|(a_name, a), (b_name, b)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
-    counts.truncate(most);
+    let largest_first =
+        |(a_name, a): &(Arc<str>, u32), (b_name, b): &(Arc<str>, u32)| b.cmp(a).then_with(|| a_name.cmp(b_name));
+    if counts.len() > most {
+        counts.select_nth_unstable_by(most, largest_first);
+        counts.truncate(most);
+    }
+    counts.sort_unstable_by(largest_first);
 }
