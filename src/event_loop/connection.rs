@@ -89,6 +89,8 @@ pub(super) struct Connection {
 #[derive(Debug, Default)]
 pub(super) struct Unread {
     pub(super) bytes: Vec<u8>,
+    /// How many of them are parsed.
+    pub(super) at: usize,
     /// How far an incomplete HTTP head was searched for its end.
     pub(super) searched: usize,
 }

@@ -21,9 +21,10 @@ impl Buffers for super::buffers::Pool {
 }
 
 impl EventLoop {
-    pub(super) fn parse_frames(&mut self, slot: usize, bytes: &mut [u8]) {
+    /// Takes steps until the input is used up or the connection may not be parsed. Returns how many bytes were used up.
+    pub(super) fn parse_frames(&mut self, slot: usize, bytes: &mut [u8]) -> usize {
         let Some(connection) = self.connections.get_mut(slot) else {
-            return;
+            return bytes.len();
         };
         let id = connection.id(slot);
         let settings = websocket::Settings {
@@ -53,13 +54,13 @@ impl EventLoop {
             if let Some(partial) = partial {
                 partial.release(&mut self.pool);
             }
-            return;
+            return bytes.len();
         };
         connection.partial = partial;
         if heard {
             connection.heard_ms = self.clock.now_ms;
         }
-        self.keep_unread(slot, bytes.get(at..).unwrap_or_default());
+        at.min(bytes.len())
     }
 
     fn may_parse(&self, id: ConnId) -> bool {

@@ -40,8 +40,10 @@ impl EventLoop {
         };
         let Unread {
             bytes: mut all,
+            at,
             searched,
         } = *kept;
+        debug_assert_eq!(at, 0, "a head is kept whole");
         all.extend_from_slice(bytes);
         self.parse_heads(slot, &mut all, searched);
         self.pool.put(all);
@@ -68,10 +70,8 @@ impl EventLoop {
             match after {
                 After::Close => return self.close_after_flush(slot),
                 After::Upgraded => {
-                    return if bytes.is_empty() {
-                    } else {
-                        self.parse_frames(slot, bytes)
-                    };
+                    let used = self.parse_frames(slot, bytes);
+                    return self.keep_unread(slot, bytes.get(used..).unwrap_or_default());
                 }
                 After::Awaiting => {
                     self.keep_unread(slot, bytes);

@@ -93,10 +93,9 @@ impl EventLoop {
         }
         let unread = match connection.unread.take() {
             Some(unread) => {
-                let bytes = unread.bytes;
-                let copy = bytes.clone();
-                self.pool.put(bytes);
-                copy
+                let rest = unread.bytes.get(unread.at..).unwrap_or_default().to_vec();
+                self.pool.put(unread.bytes);
+                rest
             }
             None => Vec::new(),
         };

@@ -67,12 +67,27 @@ impl EventLoop {
             return;
         };
         if let Phase::Head = connection.phase {
-            return self.parse_head(slot, &mut []);
+            self.parse_head(slot, &mut []);
+            return self.leave();
         }
-        let Some(unread) = connection.unread.take() else { return };
-        let mut bytes = unread.bytes;
-        self.parse(slot, &mut bytes);
-        self.pool.put(bytes);
+        let Some(mut unread) = connection.unread.take() else {
+            return;
+        };
+        let rest = unread.bytes.get_mut(unread.at..).unwrap_or_default();
+        let left = rest.len() - self.parse(slot, rest);
+        // What a pause leaves over stays where it is: copying it for each of many small requests would cost its square.
+        match self
+            .connections
+            .get_mut(slot)
+            .filter(|connection| left > 0 && connection.takes_messages())
+        {
+            Some(connection) => {
+                unread.at = unread.bytes.len() - left;
+                connection.unread = Some(unread);
+            }
+            None => self.pool.put(unread.bytes),
+        }
+        self.leave();
     }
 
     fn read(&mut self, slot: usize) {
@@ -100,7 +115,9 @@ impl EventLoop {
             Read::Data(0) | Read::WouldBlock => {}
             Read::Data(bytes) => {
                 self.counters.add(Metric::BytesIn, bytes as u64);
-                self.parse(slot, &mut input[..bytes]);
+                let used = self.parse(slot, &mut input[..bytes]);
+                self.keep_unread(slot, &input[used..bytes]);
+                self.leave();
             }
             Read::End => self.on_end(slot),
             Read::Failed(_) => self.lose(slot),
@@ -108,18 +125,20 @@ impl EventLoop {
         self.scratch.input = input;
     }
 
-    /// Hands bytes to whatever the connection speaks now.
-    pub(super) fn parse(&mut self, slot: usize, bytes: &mut [u8]) {
+    /// Hands bytes to whatever the connection speaks now. Returns how many were used up; the caller keeps the others.
+    fn parse(&mut self, slot: usize, bytes: &mut [u8]) -> usize {
         let Some(connection) = self.connections.get_mut(slot) else {
-            return;
+            return bytes.len();
         };
         match connection.phase {
-            Phase::Head => self.parse_head(slot, bytes),
+            Phase::Head => {
+                self.parse_head(slot, bytes);
+                bytes.len()
+            }
             Phase::Unregistered | Phase::Peer(_) | Phase::Echo => self.parse_frames(slot, bytes),
-            Phase::Awaiting | Phase::Registering(_) => self.keep_unread(slot, bytes),
-            Phase::Closing { .. } | Phase::Dead => {}
+            Phase::Awaiting | Phase::Registering(_) => 0,
+            Phase::Closing { .. } | Phase::Dead => bytes.len(),
         }
-        self.leave();
     }
 
     /// Puts bytes aside until the connection may be parsed again.
@@ -134,6 +153,7 @@ impl EventLoop {
         let unread = connection.unread.get_or_insert_with(|| {
             Box::new(Unread {
                 bytes: pool.take(),
+                at: 0,
                 searched: 0,
             })
         });
