@@ -41,8 +41,6 @@ pub enum Mail {
     },
     /// The answer to a claim.
     AliasClaimed {
-        /// The alias.
-        alias: CompactString,
         /// Who wanted it.
         asker: Asker,
         /// Whether it resolves to that session from here on.

@@ -160,10 +160,10 @@ impl Shard {
     fn on_mail(&mut self, mail: Mail) {
         match mail {
             Mail::ClaimAlias { alias, asker } => {
-                let granted = self.aliases.claim(alias.clone(), asker.fingerprint, asker.session);
-                self.send(asker.loop_id, Mail::AliasClaimed { alias, asker, granted });
+                let granted = self.aliases.claim(alias, asker.fingerprint, asker.session);
+                self.send(asker.loop_id, Mail::AliasClaimed { asker, granted });
             }
-            Mail::AliasClaimed { alias, asker, granted } => self.on_alias_claimed(alias, asker, granted),
+            Mail::AliasClaimed { asker, granted } => self.on_alias_claimed(asker, granted),
             Mail::ReleaseAlias { alias, session } => self.aliases.release(&alias, session),
             Mail::ResolveAlias { alias, asker } => {
                 let holder = match looks_like_fingerprint(&alias) {

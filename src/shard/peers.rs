@@ -293,9 +293,10 @@ impl Shard {
         });
     }
 
-    /// An alias of a registration that will not be: freed now, or when the claim's answer comes.
+    /// Frees the alias of a registration that will not be. The release travels behind the claim, answered or not, and ahead
+    /// of whatever the key claims next: else the key's next session would find the alias taken by one that never was.
     fn give_up_claim(&mut self, registering: &Registering) {
-        if registering.claim == (Claim::Settled { held: true }) {
+        if registering.claim != (Claim::Settled { held: false }) {
             let (alias, session) = (registering.alias.clone(), registering.session);
             self.send(self.homes.of_alias(&alias), Mail::ReleaseAlias { alias, session });
         }
@@ -311,23 +312,15 @@ impl Shard {
         self.send(self.homes.of_alias(&alias), Mail::ClaimAlias { alias, asker });
     }
 
-    pub(super) fn on_alias_claimed(&mut self, alias: CompactString, asker: Asker, granted: bool) {
+    pub(super) fn on_alias_claimed(&mut self, asker: Asker, granted: bool) {
         let next = self
             .peers
             .arrivals
             .get_mut(&asker.fingerprint)
             .and_then(|arrival| arrival.next.as_mut());
         let Some(next) = next.filter(|next| next.session == asker.session) else {
+            // That registration was given up, and its alias with it.
             self.counters.stale_mail += 1;
-            if granted {
-                self.send(
-                    self.homes.of_alias(&alias),
-                    Mail::ReleaseAlias {
-                        alias,
-                        session: asker.session,
-                    },
-                );
-            }
             return;
         };
         match next.claim {
