@@ -147,11 +147,10 @@ impl Shard {
                 return;
             }
         }
-        let behind_others = peer.cold.as_ref().is_some_and(|cold| !cold.held.is_empty());
         targets.push(Target {
             peer: key,
             conn: peer.conn,
-            hold: hold || behind_others,
+            hold: hold || peer.is_holding_of(from),
         });
     }
 

@@ -13,7 +13,7 @@ use slab::Slab;
 use super::Shard;
 use super::mail::{Answer, Ask, Asker, Change, LoopCount, Mail};
 use super::output::{Held, HeldKind, Output, Unresolved};
-use super::peers::{Peer, PeerKey, Waiting, WaitingFor, text_bytes};
+use super::peers::{Kept, Peer, PeerKey, Waiting, WaitingFor, text_bytes};
 use crate::ids::{ConnId, Fingerprint, Homes, LoopId, NamespaceId, SessionId};
 use crate::message::{Event, LIST_MAX, Matched, Meta, PeerInfo, Refusal, Request};
 
@@ -550,7 +550,7 @@ impl Shard {
         self.outputs.push_back(Output::Resume(conn));
     }
 
-    /// Keeps traffic that came through a pending join (or behind such), within the send buffer's bounds.
+    /// Keeps traffic that came through a pending join (or behind such of the same sender), within the send buffer's bounds.
     pub fn hold(&mut self, key: PeerKey, held: Box<Held>) -> Result<(), Refusal> {
         let (messages, bytes) = (self.limits.send_buffer_size, self.limits.send_buffer_bytes);
         let Some(peer) = self.peers.get_mut(key) else {
@@ -561,18 +561,27 @@ impl Shard {
             return Err(Refusal::PeerBufferFull);
         }
         cold.held_bytes += held.bytes();
-        cold.held.push_back(held);
+        cold.held.push_back(Kept::Traffic(held));
         Ok(())
     }
 
-    /// After a join was answered: what was held is delivered, refused or dropped, in order.
+    /// After a join was answered: what was held is told, delivered, refused or dropped, in order.
     fn release_held(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         let conn = peer.conn;
         let Some(cold) = peer.cold.as_mut() else { return };
         cold.held_bytes = 0;
-        for mut held in std::mem::take(&mut cold.held) {
+        for kept in std::mem::take(&mut cold.held) {
             let Some(peer) = self.peers.get(key) else { return };
+            let mut held = match kept {
+                Kept::Traffic(held) => held,
+                // It may have been kicked from there meanwhile; to come back takes a request, and it was waiting.
+                Kept::Presence(namespace, ..) if !peer.is_member(namespace) => continue,
+                Kept::Presence(_, _, event) => {
+                    self.tell(conn, event);
+                    continue;
+                }
+            };
             let reaches = match &held.what {
                 HeldKind::Direct(_, shares, about) => {
                     if about.is_none_or(|about| !peer.is_member(about)) {
@@ -637,15 +646,6 @@ impl Shard {
             Change::Joined(info) => info.fingerprint,
             Change::Left(fingerprint) => *fingerprint,
         };
-        let start = self.targets.len();
-        let Some(space) = self.locals.get(namespace) else {
-            return;
-        };
-        for key in &space.members {
-            if let Some(peer) = self.peers.get(*key).filter(|peer| peer.fingerprint != subject) {
-                self.targets.push(peer.conn);
-            }
-        }
         let event = match change {
             Change::Joined(peer) => Event::PeerJoined { namespace: name, peer },
             Change::Left(fingerprint) => Event::PeerLeft {
@@ -653,11 +653,37 @@ impl Shard {
                 fingerprint,
             },
         };
+        let start = self.targets.len();
+        let Some(space) = self.locals.get(namespace) else {
+            return;
+        };
+        let kept_max = self.limits.send_buffer_size.saturating_mul(4).max(1);
+        let mut overfull = Vec::new();
+        for key in &space.members {
+            let Some(peer) = self.peers.get_mut(*key).filter(|peer| peer.fingerprint != subject) else {
+                continue;
+            };
+            // A peer's messages through a namespace come before its going: if one is held, so is the news.
+            let waits = |kept: &Kept| match kept {
+                Kept::Traffic(held) => held.from == subject && held.is_through(namespace),
+                Kept::Presence(_, earlier, _) => *earlier == subject,
+            };
+            match peer.cold.as_mut().filter(|cold| cold.held.iter().any(waits)) {
+                None => self.targets.push(peer.conn),
+                Some(cold) if cold.held.len() < kept_max => {
+                    cold.held.push_back(Kept::Presence(namespace, subject, event.clone()));
+                }
+                Some(_) => overfull.push((*key, peer.conn)),
+            }
+        }
         if self.targets.len() > start {
             self.outputs.push_back(Output::FanOut {
                 targets: start..self.targets.len(),
                 event,
             });
+        }
+        for (key, conn) in overfull {
+            self.close_overfull(key, conn);
         }
     }
 

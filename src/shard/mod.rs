@@ -248,13 +248,16 @@ impl Shard {
         let conn = peer.conn;
         match peer.cold.as_mut().filter(|cold| cold.waiting.is_some()) {
             Some(cold) if cold.deferred.len() < deferred_max => cold.deferred.push(refusal),
-            Some(_) => {
-                self.close(key);
-                let (code, reason) = (CLOSE_TRY_AGAIN, "send buffer full");
-                self.outputs.push_back(Output::Close { conn, code, reason });
-            }
+            Some(_) => self.close_overfull(key, conn),
             None => self.tell(conn, Event::Error(refusal)),
         }
+    }
+
+    /// Too much is kept back for this peer.
+    fn close_overfull(&mut self, key: PeerKey, conn: ConnId) {
+        self.close(key);
+        let (code, reason) = (CLOSE_TRY_AGAIN, "send buffer full");
+        self.outputs.push_back(Output::Close { conn, code, reason });
     }
 
     /// The next thing to do.

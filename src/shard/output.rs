@@ -120,6 +120,14 @@ pub enum HeldKind {
 }
 
 impl Held {
+    /// Whether its sender sent it as a member of that namespace, and may reach its target through it.
+    pub(super) fn is_through(&self, namespace: NamespaceId) -> bool {
+        match &self.what {
+            HeldKind::Direct(_, shares, _) => shares.binary_search(&namespace).is_ok(),
+            HeldKind::Broadcast(own) => *own == namespace,
+        }
+    }
+
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
         let shares = match &self.what {

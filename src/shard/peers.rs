@@ -50,11 +50,19 @@ pub(super) struct Cold {
     /// Refusals that came meanwhile: told after the answer.
     pub(super) deferred: Vec<Refusal>,
     /// Traffic that came through a pending join, and what came after it.
-    pub(super) held: VecDeque<Box<Held>>,
+    pub(super) held: VecDeque<Kept>,
     pub(super) held_bytes: usize,
     /// Namespaces where a match request waits or may wait.
     pub(super) tickets: Vec<NamespaceId>,
     pub(super) deliveries: Bucket,
+}
+
+/// What a peer is told once its join is answered.
+#[derive(Debug)]
+pub(super) enum Kept {
+    Traffic(Box<Held>),
+    /// Somebody came or went in a namespace that the peer is a member of, after it sent something that is held.
+    Presence(NamespaceId, Fingerprint, Event),
 }
 
 /// A request under way.
@@ -193,6 +201,15 @@ pub(super) fn text_bytes(info: &PeerInfo) -> usize {
 impl Peer {
     pub(super) fn cold(&mut self) -> &mut Cold {
         self.cold.get_or_insert_default()
+    }
+
+    /// Whether something of that sender is held back: its next message queues behind.
+    pub(super) fn is_holding_of(&self, sender: &Fingerprint) -> bool {
+        let mut held = self.cold.iter().flat_map(|cold| &cold.held);
+        held.any(|kept| match kept {
+            Kept::Traffic(held) => held.from == *sender,
+            Kept::Presence(_, subject, _) => subject == sender,
+        })
     }
 
     pub(super) fn waiting(&self) -> bool {
@@ -437,8 +454,10 @@ impl Shard {
             {
                 held_at.push(*namespace);
             }
-            for held in cold.held.drain(..) {
-                if let HeldKind::Direct(..) = held.what {
+            for kept in cold.held.drain(..) {
+                if let Kept::Traffic(held) = kept
+                    && let HeldKind::Direct(..) = held.what
+                {
                     self.refuse(held.origin, held.from, held.session, Refusal::PeerNotFound);
                 }
             }

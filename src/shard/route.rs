@@ -50,24 +50,29 @@ impl Shard {
                 about: about.is_some(),
             };
         }
-        self.arrive(to, sender.shares(), about)
+        self.arrive(&sender.fingerprint, to, sender.shares(), about)
     }
 
     /// Where a message from another loop goes; `shares` are the sender's namespaces, ascending.
     pub fn receive(&self, mail: &DirectMail, shares: impl Iterator<Item = NamespaceId>) -> Route {
-        self.arrive(&mail.to, shares, mail.about)
+        self.arrive(&mail.from, &mail.to, shares, mail.about)
     }
 
-    fn arrive(&self, to: &Fingerprint, shares: impl Iterator<Item = NamespaceId>, about: Option<NamespaceId>) -> Route {
+    fn arrive(
+        &self,
+        from: &Fingerprint,
+        to: &Fingerprint,
+        shares: impl Iterator<Item = NamespaceId>,
+        about: Option<NamespaceId>,
+    ) -> Route {
         let Some(key) = self.peers.find(to) else {
             return Route::Refused(Refusal::PeerNotFound);
         };
         let Some(target) = self.peers.get(key) else {
             return Route::Refused(Refusal::PeerNotFound);
         };
-        let behind_others = target.cold.as_ref().is_some_and(|cold| !cold.held.is_empty());
         match target.shared_with(shares) {
-            Share::Member if !behind_others => Route::Local {
+            Share::Member if !target.is_holding_of(from) => Route::Local {
                 conn: target.conn,
                 about: about.is_some_and(|about| target.is_member(about)),
             },
