@@ -361,7 +361,7 @@ impl Shard {
         if !self.drop_membership(key, namespace) && ticket.is_none() {
             return;
         }
-        self.ask_named(key, namespace, name.into(), WaitingFor::Other, Ask::Leave);
+        self.ask_named(key, namespace, name.into(), WaitingFor::Leave, Ask::Leave);
     }
 
     /// Takes the peer out of the namespace here; false if it was not in it.

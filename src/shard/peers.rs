@@ -76,6 +76,8 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 pub(super) enum WaitingFor {
     Join(Option<Box<JoinExtra>>),
+    /// The membership is dropped here, but the others may not have heard of it.
+    Leave,
     Match,
     Other,
     Alias(Box<Unresolved>),
@@ -448,7 +450,7 @@ impl Shard {
             held_at.append(&mut cold.tickets);
             if let Some(Waiting {
                 namespace: Some(namespace),
-                what: WaitingFor::Match,
+                what: WaitingFor::Match | WaitingFor::Leave,
                 ..
             }) = &cold.waiting
             {
