@@ -78,6 +78,9 @@ impl Shard {
         else {
             return Answer::Refused(Refusal::PeerNotFound);
         };
+        self.withdraw(id, &target, session);
+        // The others are told first: what the kicked peer does once it knows must not overtake its peer_left.
+        self.remove_member(id, &target, Some(session));
         self.send(
             to,
             Mail::Kicked {
@@ -88,8 +91,6 @@ impl Shard {
                 session,
             },
         );
-        self.withdraw(id, &target, session);
-        self.remove_member(id, &target, Some(session));
         Answer::Done
     }
 }
