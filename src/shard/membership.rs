@@ -594,7 +594,7 @@ impl Shard {
             match held.what {
                 _ if reaches => self.outputs.push_back(Output::Deliver { conn, held }),
                 HeldKind::Direct(..) => {
-                    self.refuse(held.origin, held.from, held.session, Refusal::NoSharedNamespace);
+                    self.mail_refusal(held.origin, held.from, held.session, Refusal::NoSharedNamespace);
                 }
                 // The joiner was not let in: it was never one of those whom the broadcast was for.
                 HeldKind::Broadcast(_) => {}
@@ -765,8 +765,19 @@ impl Shard {
         ))
     }
 
-    /// Says to a loop that a direct message of one of its peers was not delivered.
+    /// Says to a loop (or a sender of this one) that a direct message of one of its peers was not delivered.
     pub fn refuse(&mut self, origin: LoopId, fingerprint: Fingerprint, session: SessionId, refusal: Refusal) {
+        self.mail_refusal(origin, fingerprint, session, refusal);
+        self.settle();
+    }
+
+    pub(super) fn mail_refusal(
+        &mut self,
+        origin: LoopId,
+        fingerprint: Fingerprint,
+        session: SessionId,
+        refusal: Refusal,
+    ) {
         self.counters.refused(refusal);
         self.send(
             origin,

@@ -460,7 +460,7 @@ impl Shard {
                 if let Kept::Traffic(held) = kept
                     && let HeldKind::Direct(..) = held.what
                 {
-                    self.refuse(held.origin, held.from, held.session, Refusal::PeerNotFound);
+                    self.mail_refusal(held.origin, held.from, held.session, Refusal::PeerNotFound);
                 }
             }
         }
