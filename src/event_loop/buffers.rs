@@ -7,9 +7,10 @@
 pub(super) struct Pool {
     /// Blocks of [`BLOCK_BYTES`] to [`SMALL_BYTES_MAX`] of capacity.
     small: Vec<Vec<u8>>,
-    /// Blocks above that, up to [`KEPT_BLOCK_BYTES_MAX`]; used when there is no small one.
+    /// The capacity of the small blocks.
+    small_bytes: usize,
+    /// Blocks above that, up to [`LARGE_BYTES_MAX`]; used when there is no small one.
     large: Vec<Vec<u8>>,
-    kept_bytes: usize,
     taken: usize,
 }
 
@@ -22,13 +23,11 @@ impl Pool {
     /// An empty block with a capacity of at least 4 KiB.
     pub(super) fn take(&mut self) -> Vec<u8> {
         self.taken += 1;
-        match self.small.pop().or_else(|| self.large.pop()) {
-            Some(block) => {
-                self.kept_bytes -= block.capacity();
-                block
-            }
-            None => Vec::with_capacity(BLOCK_BYTES),
+        if let Some(block) = self.small.pop() {
+            self.small_bytes -= block.capacity();
+            return block;
         }
+        self.large.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES))
     }
 
     /// Gives a block back. It is cleared and kept, or freed if it is of no use or the pool is full.
@@ -37,16 +36,20 @@ impl Pool {
     pub(super) fn put(&mut self, mut block: Vec<u8>) {
         self.taken = self.taken.saturating_sub(1);
         let capacity = block.capacity();
-        let (kept, blocks_max) = match capacity {
-            BLOCK_BYTES..=SMALL_BYTES_MAX => (&mut self.small, SMALL_BLOCKS_MAX),
-            0..BLOCK_BYTES => return,
-            _ if capacity <= KEPT_BLOCK_BYTES_MAX => (&mut self.large, LARGE_BLOCKS_MAX),
-            _ => return,
-        };
-        if kept.len() < blocks_max && self.kept_bytes + capacity <= KEPT_BYTES_MAX {
-            block.clear();
-            self.kept_bytes += capacity;
-            kept.push(block);
+        block.clear();
+        match capacity {
+            BLOCK_BYTES..=SMALL_BYTES_MAX => {
+                if self.small.len() < SMALL_BLOCKS_MAX && self.small_bytes + capacity <= SMALL_BYTES_KEPT_MAX {
+                    self.small_bytes += capacity;
+                    self.small.push(block);
+                }
+            }
+            0..BLOCK_BYTES => {}
+            _ => {
+                if self.large.len() < LARGE_BLOCKS_MAX && capacity <= LARGE_BYTES_MAX {
+                    self.large.push(block);
+                }
+            }
         }
     }
 
@@ -57,22 +60,24 @@ impl Pool {
 
     /// The capacity of all blocks that wait here, in bytes.
     pub(super) fn kept_bytes(&self) -> usize {
-        self.kept_bytes
+        self.small_bytes + self.large.iter().map(Vec::capacity).sum::<usize>()
     }
 }
 
 /// The capacity of a new block.
 const BLOCK_BYTES: usize = 4 * 1024;
 
-/// A block that grew beyond this served an unusual message; few are kept, lest small messages sit in them.
-const SMALL_BYTES_MAX: usize = 64 * 1024;
+/// A block that grew beyond this served an unusual message, or a burst; few are kept. Else one storm of joins leaves a pool
+/// that is full of a few fat blocks, and every broadcast after it must allocate.
+const SMALL_BYTES_MAX: usize = 16 * 1024;
 
 /// A block that grew beyond this is freed.
-const KEPT_BLOCK_BYTES_MAX: usize = 256 * 1024;
+const LARGE_BYTES_MAX: usize = 256 * 1024;
 
-const SMALL_BLOCKS_MAX: usize = 1024;
+const SMALL_BLOCKS_MAX: usize = 4096;
+/// Room for as many blocks as above if none grew, and for a broadcast to a thousand members if all did.
+const SMALL_BYTES_KEPT_MAX: usize = 16 * 1024 * 1024;
 const LARGE_BLOCKS_MAX: usize = 8;
-const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -101,10 +106,10 @@ mod tests {
         let mut pool = Pool::new();
         pool.put(Vec::new());
         pool.put(Vec::with_capacity(BLOCK_BYTES - 1));
-        pool.put(Vec::with_capacity(KEPT_BLOCK_BYTES_MAX + 1));
+        pool.put(Vec::with_capacity(LARGE_BYTES_MAX + 1));
         assert_eq!((pool.taken(), pool.kept_bytes()), (0, 0));
-        pool.put(Vec::with_capacity(KEPT_BLOCK_BYTES_MAX));
-        assert_eq!(pool.kept_bytes(), KEPT_BLOCK_BYTES_MAX);
+        pool.put(Vec::with_capacity(LARGE_BYTES_MAX));
+        assert_eq!(pool.kept_bytes(), LARGE_BYTES_MAX);
     }
 
     #[test]
@@ -133,10 +138,25 @@ mod tests {
         for _ in 0..SMALL_BLOCKS_MAX {
             pool.put(Vec::with_capacity(SMALL_BYTES_MAX));
         }
-        assert_eq!(pool.kept_bytes(), KEPT_BYTES_MAX);
+        assert_eq!(pool.kept_bytes(), SMALL_BYTES_KEPT_MAX);
         while pool.kept_bytes() > 0 {
             drop(pool.take());
         }
-        assert_eq!(pool.taken(), KEPT_BYTES_MAX / SMALL_BYTES_MAX);
+        assert_eq!(pool.taken(), SMALL_BYTES_KEPT_MAX / SMALL_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_storm_does_not_leave_a_pool_that_cannot_serve_a_broadcast() {
+        let mut pool = Pool::new();
+        for grown in 0..4000 {
+            pool.put(Vec::with_capacity(
+                [BLOCK_BYTES, 2 * SMALL_BYTES_MAX, LARGE_BYTES_MAX][grown % 3],
+            ));
+        }
+        let kept = pool.kept_bytes();
+        assert!(kept >= 1000 * BLOCK_BYTES);
+        assert!(kept <= SMALL_BYTES_KEPT_MAX + LARGE_BLOCKS_MAX * LARGE_BYTES_MAX);
+        (0..1000).for_each(|_| drop(pool.take()));
+        assert_eq!(pool.kept_bytes(), kept - 1000 * BLOCK_BYTES);
     }
 }
