@@ -1,0 +1,320 @@
+//! Steady traffic allocates nothing: not per message, not per delivery, not per ping or timer.
+//!
+//! Owns: an allocator that counts what every thread but the test's own asks for, a bare client that needs no thread, and
+//! the patterns of traffic. The server runs in this process, so its loops are the threads that are counted. One test, so
+//! that nothing else of the harness runs beside it.
+//! Never: measures time.
+#![allow(clippy::unwrap_used)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::backtrace::Backtrace;
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use peer_server::config::Config;
+use peer_server::server::{Server, Service};
+use serde_json::{Value, json};
+
+#[test]
+fn steady_traffic_allocates_nothing() {
+    EXEMPT.set(true);
+    for loops in [1, 2] {
+        let server = Server::start(&config(loops), Service::Peers).unwrap();
+        let mut peers = lobby(server.addresses()[0], MEMBERS);
+        warm_up(&mut peers);
+        for kind in ["signal", "relay"] {
+            assert_allocates_nothing(&format!("{kind}, {loops} loops"), 3, |_| {
+                direct_to_all(&mut peers, kind, &[&text(250), &text(250), &text(250)]);
+                direct_to_all(&mut peers, kind, &[&text(LARGEST)]);
+            });
+        }
+        assert_allocates_nothing(&format!("ping, {loops} loops"), 320, |_| {
+            for peer in &mut peers[..TALKERS] {
+                peer.send(&[CLIENT_PING]);
+                peer.expect("pong");
+            }
+        });
+        assert_allocates_nothing(&format!("broadcast, {loops} loops"), 100, |round| {
+            broadcast(&mut peers, round, 250);
+        });
+        assert_allocates_nothing(&format!("control frames, {loops} loops"), 6, |_| {
+            control_frames(&mut peers);
+        });
+        drop(peers);
+        server.stop();
+    }
+}
+
+/// With two loops the homes of keys are drawn at random for each process: all pairs of so many peers contain pairs on one
+/// loop and pairs across, but for one run in two thousand million.
+const TALKERS: usize = 32;
+const MEMBERS: usize = 1000;
+/// A payload that still fits a new buffer: which of a loop's buffers have grown is a matter of chance.
+const LARGEST: usize = 3000;
+
+/// Gives everything its size: the loops' lists, which take turns in their roles, all buffers, and all batches of mail that
+/// the joins have left in circulation.
+fn warm_up(peers: &mut [Peer]) {
+    (0..40).for_each(|round| broadcast(peers, round, LARGEST));
+    direct_to_all(peers, "signal", &[&text(LARGEST)]);
+    direct_to_all(peers, "signal", &[&text(LARGEST)]);
+}
+
+/// Every talker to every other, same loop or not: what it sends arrives in one read, as candidates trickle.
+fn direct_to_all(peers: &mut [Peer], kind: &str, data: &[&str]) {
+    for (from, to) in pairs(TALKERS) {
+        let target = &peers[to].fingerprint;
+        let message = |data: &&str| {
+            json!({"type": kind, "to": target, "payload": {"signal_type": "candidate", "candidate": data}}).to_string()
+        };
+        let messages: Vec<String> = data.iter().map(message).collect();
+        peers[from].send(&messages.iter().map(String::as_str).collect::<Vec<_>>());
+        for _ in data {
+            peers[to].expect(kind);
+        }
+    }
+}
+
+fn pairs(peers: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..peers * peers)
+        .map(move |pair| (pair / peers, pair % peers))
+        .filter(|(from, to)| from != to)
+}
+
+/// From one talker or another to all members; every second time one is left out. The sender hears a pong in the same turn
+/// of its loop, so that all members have output at once.
+fn broadcast(peers: &mut [Peer], round: usize, bytes: usize) {
+    let (from, excluded) = (1 + round % (TALKERS - 1), (round % 2 == 1).then_some(0));
+    let mut payload = json!({"namespace": "lobby", "data": text(bytes)});
+    if let Some(excluded) = excluded {
+        payload["exclude"] = json!([peers[excluded].fingerprint, "nobody"]);
+    }
+    let message = json!({"type": "broadcast", "payload": payload}).to_string();
+    peers[from].send(&[&message, CLIENT_PING]);
+    for (at, peer) in peers.iter_mut().enumerate() {
+        if Some(at) != excluded {
+            peer.expect(if at == from { "pong" } else { "broadcast" });
+        }
+    }
+}
+
+/// A ping of the server for each talker, and one of its own. The server pings all members all the time, by its timers.
+fn control_frames(peers: &mut [Peer]) {
+    for peer in &mut peers[..TALKERS] {
+        while peer.next_frame().0 != PING {}
+        peer.send_frame(PONG, b"");
+        peer.send_frame(PING, b"hello");
+        // Another ping of the server may come first. It need not be answered: anything that is sent counts.
+        while peer.next_frame().0 != PONG {}
+    }
+}
+
+fn text(bytes: usize) -> String {
+    "x".repeat(bytes)
+}
+
+fn config(loops: usize) -> Config {
+    Config {
+        host: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        port: 0,
+        loops,
+        pin_cores: false,
+        metrics_enabled: false,
+        rate_limit_per_sec: 0,
+        fanout_per_sec: 0,
+        send_buffer_size: 4096,
+        ping_interval: Duration::from_millis(400),
+        pong_wait: Duration::from_secs(3600),
+        ..Config::default()
+    }
+}
+
+/// Counts what the server's threads ask for in all rounds but the first.
+fn assert_allocates_nothing(what: &str, rounds: usize, mut round: impl FnMut(usize)) {
+    round(0);
+    ALLOCATIONS.store(0, Ordering::SeqCst);
+    COUNTING.store(true, Ordering::SeqCst);
+    (0..rounds).for_each(&mut round);
+    COUNTING.store(false, Ordering::SeqCst);
+    let allocations = ALLOCATIONS.load(Ordering::SeqCst);
+    assert_eq!(allocations, 0, "{what}: the first ones are shown above");
+}
+
+/// So many peers, all in one namespace, each of which has heard everything so far.
+fn lobby(server: SocketAddr, members: usize) -> Vec<Peer> {
+    let mut peers: Vec<Peer> = (0..members).map(|_| Peer::connect(server)).collect();
+    for (number, peer) in peers.iter_mut().enumerate() {
+        let key = format!("key {number}");
+        peer.send(&[&json!({"type": "register", "payload": {"public_key": key}}).to_string()]);
+    }
+    for peer in &mut peers {
+        let registered: Value = serde_json::from_slice(&peer.expect("registered")).unwrap();
+        peer.fingerprint = registered["from"].as_str().unwrap().to_owned();
+    }
+    let join = json!({"type": "join", "payload": {"namespace": "lobby"}}).to_string();
+    peers.iter_mut().for_each(|peer| peer.send(&[&join]));
+    for peer in &mut peers {
+        peer.expect("peer_list");
+    }
+    peers
+}
+
+const CLIENT_PING: &str = r#"{"type":"ping"}"#;
+const TEXT: u8 = 1;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+/// A client without a thread: it sends what it is told and reads what it is asked for.
+struct Peer {
+    stream: TcpStream,
+    fingerprint: String,
+    input: Vec<u8>,
+    parsed: usize,
+}
+
+impl Peer {
+    fn connect(server: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(server).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let head = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            answer.push(byte[0]);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 101 "));
+        Self {
+            stream,
+            fingerprint: String::new(),
+            input: Vec::new(),
+            parsed: 0,
+        }
+    }
+
+    /// Sends text messages in one write.
+    fn send(&mut self, texts: &[&str]) {
+        let mut bytes = Vec::new();
+        for text in texts {
+            push_masked(&mut bytes, TEXT, text.as_bytes());
+        }
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    fn send_frame(&mut self, opcode: u8, payload: &[u8]) {
+        let mut bytes = Vec::new();
+        push_masked(&mut bytes, opcode, payload);
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// The next message of this type. Others before it may only be news of members.
+    fn expect(&mut self, kind: &str) -> Vec<u8> {
+        let wanted = format!(r#"{{"type":"{kind}""#);
+        loop {
+            let (opcode, payload) = self.next_frame();
+            if opcode == TEXT && payload.starts_with(wanted.as_bytes()) {
+                return payload;
+            }
+            let other = String::from_utf8_lossy(&payload);
+            assert!(
+                opcode == PING || other.contains(r#""peer_joined""#),
+                "{kind} is awaited: {other}"
+            );
+        }
+    }
+
+    fn next_frame(&mut self) -> (u8, Vec<u8>) {
+        loop {
+            if let Some((opcode, start, end)) = frame(&self.input[self.parsed..]) {
+                let payload = self.input[self.parsed + start..self.parsed + end].to_vec();
+                self.parsed += end;
+                return (opcode, payload);
+            }
+            self.input.drain(..self.parsed);
+            self.parsed = 0;
+            let mut chunk = [0; 16 * 1024];
+            let read = self.stream.read(&mut chunk).expect("something must come");
+            assert!(read > 0, "the server closed the connection");
+            self.input.extend_from_slice(&chunk[..read]);
+        }
+    }
+}
+
+/// A masked frame; a mask of zeros is as good as any other here.
+fn push_masked(bytes: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    bytes.push(0x80 | opcode);
+    match payload.len() {
+        len @ 0..126 => bytes.push(0x80 | len as u8),
+        len => {
+            bytes.push(0x80 | 126);
+            bytes.extend_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
+        }
+    }
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(payload);
+}
+
+/// The opcode of a whole frame of the server, and where its payload starts and ends.
+fn frame(bytes: &[u8]) -> Option<(u8, usize, usize)> {
+    let [first, len, rest @ ..] = bytes else { return None };
+    let (start, len) = match (*len, rest) {
+        (126, [high, low, ..]) => (4, usize::from(u16::from_be_bytes([*high, *low]))),
+        (127, [0, 0, 0, 0, a, b, c, d, ..]) => (10, u32::from_be_bytes([*a, *b, *c, *d]) as usize),
+        (126 | 127, _) => return None,
+        (len, _) => (2, usize::from(len)),
+    };
+    (bytes.len() >= start + len).then_some((first & 15, start, start + len))
+}
+
+/// Counts while [`COUNTING`], in every thread that is not exempt.
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+static COUNTING: AtomicBool = AtomicBool::new(false);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// How many of the unwanted allocations are shown with where they come from.
+const SHOWN: u64 = 3;
+
+thread_local! {
+    /// Set by the test's own thread; constant and without a destructor, so that reading it allocates nothing.
+    static EXEMPT: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count(layout_bytes: usize) {
+    if COUNTING.load(Ordering::Relaxed) && !EXEMPT.get() && ALLOCATIONS.fetch_add(1, Ordering::Relaxed) < SHOWN {
+        EXEMPT.set(true);
+        eprintln!("{layout_bytes} bytes are allocated by\n{}", Backtrace::force_capture());
+        EXEMPT.set(false);
+    }
+}
+
+#[expect(unsafe_code, reason = "an allocator cannot be written without")]
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count(new_size);
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
