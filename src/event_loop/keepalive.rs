@@ -98,10 +98,45 @@ impl EventLoop {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
-        // Multiplicative hashing of a running number is spread evenly.
-        let spread = u64::from(connection.generation.wrapping_mul(0x9E37_79B1));
         connection.heard_ms = now_ms;
-        connection.deadline_ms = now_ms + 1 + ((spread * self.settings.ping_interval_ms) >> 32);
+        connection.deadline_ms = now_ms + first_ping_after_ms(connection.generation, self.settings.ping_interval_ms);
         self.arm(slot);
+    }
+}
+
+/// From 1 to `interval_ms`, spread evenly over connections that are numbered one after another.
+fn first_ping_after_ms(generation: u32, interval_ms: u64) -> u64 {
+    // Multiplicative hashing of a running number is spread evenly. An interval may be a year, whose product with 32 bits
+    // needs more than 64.
+    let spread = u128::from(generation.wrapping_mul(0x9E37_79B1));
+    1 + ((spread * u128::from(interval_ms)) >> 32) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YEAR_MS: u64 = 366 * 24 * 3_600_000;
+
+    #[test]
+    fn the_first_ping_comes_within_an_interval_however_long_that_is() {
+        for interval_ms in [1, 30_000, 1 << 33, YEAR_MS] {
+            for generation in (0..1000).chain([u32::MAX / 2, u32::MAX]) {
+                let after_ms = first_ping_after_ms(generation, interval_ms);
+                assert!(
+                    (1..=interval_ms).contains(&after_ms),
+                    "{generation} {interval_ms} {after_ms}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn first_pings_are_spread_over_the_interval() {
+        let mut tenths = [0; 10];
+        for generation in 1..=1000 {
+            tenths[(first_ping_after_ms(generation, 30_000) - 1) as usize / 3_000] += 1;
+        }
+        assert!(tenths.iter().all(|count| (90..=110).contains(count)), "{tenths:?}");
     }
 }
