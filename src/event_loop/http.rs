@@ -124,7 +124,10 @@ impl EventLoop {
         let keep_alive = head.keep_alive() && !head.has_body() && self.drain.is_none();
         let head_only = head.method == "HEAD";
         let known = match entrance {
-            Entrance::Peers if head.path == "/ws" => return self.on_upgrade(slot, head),
+            // Conformance clients ask for whatever path they please.
+            Entrance::Peers if head.path == "/ws" || self.settings.service == Service::Echo => {
+                return self.on_upgrade(slot, head);
+            }
             Entrance::Peers => matches!(head.path, "/health" | "/stats" | "/livez" | "/readyz"),
             Entrance::Metrics => head.path == "/metrics",
         };
