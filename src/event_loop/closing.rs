@@ -159,7 +159,7 @@ impl EventLoop {
             return;
         }
         match &connection.phase {
-            Phase::Peer(peer) => self.ended.push(*peer),
+            Phase::Peer(peer) => self.ended.push((*peer, connection.id(slot))),
             Phase::Registering(fingerprint) => {
                 let (id, fingerprint) = (connection.id(slot), **fingerprint);
                 if self.leaving.as_ref().is_some_and(|(leaving, _, _)| *leaving == slot) {

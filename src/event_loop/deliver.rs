@@ -27,8 +27,10 @@ impl EventLoop {
                 }
                 self.perform(output);
             }
-            let Some(peer) = self.ended.pop() else { return };
-            self.shard.close(peer);
+            let Some((peer, conn)) = self.ended.pop() else { return };
+            if self.shard.serves(peer, conn) {
+                self.shard.close(peer);
+            }
         }
     }
 
@@ -37,7 +39,7 @@ impl EventLoop {
             Output::Registered { conn, peer } => {
                 let Some(slot) = self.slot_of(conn) else {
                     // It closed in this very turn: its session is over before it began.
-                    return self.ended.push(peer);
+                    return self.ended.push((peer, conn));
                 };
                 self.counters.count(Metric::Registrations);
                 self.set_phase(slot, Phase::Peer(peer));

@@ -43,7 +43,7 @@ use slab::Slab;
 pub use addresses::AddressLimits;
 
 use crate::codec::deflate::{Deflater, Inflater};
-use crate::ids::LoopId;
+use crate::ids::{ConnId, LoopId};
 use crate::mailbox::Mailbox;
 use crate::message::Register;
 use crate::metrics::{Board, Counters, Metric};
@@ -269,8 +269,8 @@ pub struct EventLoop {
     dirty: Vec<u32>,
     /// Connections to remove before the turn ends.
     dead: Vec<u32>,
-    /// Peers whose connection is over.
-    ended: Vec<PeerKey>,
+    /// Peers whose connection is over, and which one that was: the key may serve another before the shard is told.
+    ended: Vec<(PeerKey, ConnId)>,
     /// The connection whose registration belongs elsewhere: it moves when its input is put aside.
     leaving: Option<(usize, LoopId, Register)>,
     scratch: Scratch,

@@ -504,6 +504,11 @@ impl Shard {
         self.peers.get(peer).is_some_and(Peer::waiting)
     }
 
+    /// Whether this peer is the one of this connection: a key is used again once its session is over.
+    pub fn serves(&self, peer: PeerKey, conn: ConnId) -> bool {
+        self.peers.get(peer).is_some_and(|peer| peer.conn == conn)
+    }
+
     /// The fingerprint and session of a peer.
     pub fn identity(&self, peer: PeerKey) -> Option<(Fingerprint, SessionId)> {
         self.peers.get(peer).map(|peer| (peer.fingerprint, peer.session))
