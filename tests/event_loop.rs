@@ -6,10 +6,12 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use support::{ANSWER_WITHIN, Client, ConnectOptions, Server, http};
+use support::{ANSWER_WITHIN, Client, ConnectOptions, Frame, Server, http};
 
 fn register(key: &str) -> Value {
     json!({ "type": "register", "payload": { "public_key": key } })
@@ -55,4 +57,39 @@ fn a_key_that_comes_back_in_the_turn_in_which_it_went_is_a_peer() {
     assert_eq!(other.recv_json()["type"], "peer_list");
     new.send_json(&json!({ "type": "broadcast", "payload": { "namespace": "lobby", "data": 1 } }));
     assert_eq!(new.recv_json()["payload"]["message"], "not in namespace");
+}
+
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+fn register_frame(key: &str) -> Vec<u8> {
+    Frame::text(register(key).to_string()).encode()
+}
+
+/// Reads until `text` has arrived.
+fn read_until(mut stream: &TcpStream, text: &str) -> String {
+    stream.set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
+    let mut all = Vec::new();
+    let mut bytes = [0; 4096];
+    while !String::from_utf8_lossy(&all).contains(text) {
+        let count = stream.read(&mut bytes);
+        let count = count.unwrap_or_else(|error| panic!("{error} after {}", String::from_utf8_lossy(&all)));
+        assert!(count > 0, "the end after {}", String::from_utf8_lossy(&all));
+        all.extend_from_slice(&bytes[..count]);
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+#[test]
+fn a_registration_that_waited_behind_a_status_page_moves_to_its_home() {
+    let server = Server::start(json!({ "loops": 4 }), &[]);
+    for number in 0..16 {
+        // The page is gathered from all loops, and what follows the request is kept until it is there.
+        let mut bytes = b"GET /stats HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+        bytes.extend_from_slice(UPGRADE.as_bytes());
+        bytes.extend_from_slice(&register_frame(&format!("patient {number}")));
+        let mut stream = TcpStream::connect(server.addr()).unwrap();
+        stream.write_all(&bytes).unwrap();
+        read_until(&stream, "\"registered\"");
+    }
 }
