@@ -38,7 +38,7 @@ metrics! {
     ConnectionsUnregistered = Gauge "peer_server_connections" "state=\"unregistered\"" "Open connections by state.",
     ConnectionsRegistered = Gauge "peer_server_connections" "state=\"registered\"" "Open connections by state.",
     ConnectionsClosing = Gauge "peer_server_connections" "state=\"closing\"" "Open connections by state.",
-    ConnectionsPaused = Gauge "peer_server_connections_paused" "" "Connections that wait for an answer from another loop.",
+    ConnectionsPaused = Gauge "peer_server_connections_paused" "" "Connections that are not read: they wait for an answer from another loop, or for their own client to read.",
     Peers = Gauge "peer_server_peers" "" "Registered peers.",
     Namespaces = Gauge "peer_server_namespaces" "" "Plain namespaces.",
     Rooms = Gauge "peer_server_rooms" "" "Rooms.",

@@ -6,11 +6,12 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use socket2::{Domain, SockRef, Socket, Type};
 use support::{ANSWER_WITHIN, Client, ConnectOptions, Frame, Server, http};
 
 fn register(key: &str) -> Value {
@@ -91,5 +92,72 @@ fn a_registration_that_waited_behind_a_status_page_moves_to_its_home() {
         let mut stream = TcpStream::connect(server.addr()).unwrap();
         stream.write_all(&bytes).unwrap();
         read_until(&stream, "\"registered\"");
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_while_its_requests_are_answered_leaves_nothing_behind() {
+    for loops in [1, 2] {
+        let server = Server::start(json!({ "loops": loops }), &[]);
+        for number in 0..6 {
+            // More answers than are gathered before the first write, which tells of the reset; then a registration.
+            let mut bytes = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(800);
+            bytes.extend_from_slice(UPGRADE.as_bytes());
+            bytes.extend_from_slice(&register_frame(&format!("gone {number}")));
+            let mut stream = TcpStream::connect(server.addr()).unwrap();
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            while_stopped(&server, || {
+                stream.write_all(&bytes).unwrap();
+                drop(stream);
+            });
+            let health = http(server.addr(), "GET", "/health", &[]).json();
+            assert_eq!(health["peers"], 0, "with {loops} loops, after {number}");
+        }
+        registered(&server, "after them");
+    }
+}
+
+/// Sends until the server takes no more; the number of bytes that it took.
+fn send_until_stuck(mut stream: &TcpStream, request: &[u8], most: usize) -> usize {
+    stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut sent = 0;
+    while sent < most {
+        match stream.write(&request[sent % request.len()..]) {
+            Ok(count) => sent += count,
+            Err(error) => {
+                assert!(
+                    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+                    "{error}"
+                );
+                break;
+            }
+        }
+    }
+    sent
+}
+
+#[test]
+fn requests_are_read_no_faster_than_their_answers() {
+    let server = Server::start(json!({ "loops": 1 }), &[]);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&server.addr().into()).unwrap();
+    let stream = TcpStream::from(socket);
+    let request = format!(
+        "GET /health HTTP/1.1\r\nHost: localhost\r\nFiller: {}\r\n\r\n",
+        "x".repeat(1000)
+    );
+    // The kernel's buffers of both ends take some of it.
+    let sent = send_until_stuck(&stream, request.as_bytes(), 32 << 20);
+    assert!(sent < 32 << 20, "all was read while no answer was");
+
+    // Nothing is lost: every whole request is answered once the answers are read.
+    let mut unanswered = sent / request.len();
+    stream.set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
+    let mut lines = BufReader::new(&stream).lines();
+    while unanswered > 0 {
+        if lines.next().unwrap().unwrap().contains("HTTP/1.1 200") {
+            unanswered -= 1;
+        }
     }
 }

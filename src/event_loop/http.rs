@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::connection::{Entrance, Phase, Unread};
+use super::connection::{Connection, Entrance, Phase, Unread};
 use super::{EventLoop, Service};
 use crate::codec::deflate;
 use crate::codec::http::{self, Head, Headers, ParseError};
@@ -51,18 +51,22 @@ impl EventLoop {
 
     fn parse_heads(&mut self, slot: usize, mut bytes: &mut [u8], mut searched: usize) {
         loop {
-            let (after, len) = match http::parse_head(bytes, &mut searched) {
-                Ok(None) => {
-                    self.keep_unread(slot, bytes);
-                    let unread = self
-                        .connections
-                        .get_mut(slot)
-                        .and_then(|connection| connection.unread.as_mut());
-                    if let Some(unread) = unread {
-                        unread.searched = searched;
-                    }
-                    return;
+            match self.connections.get(slot) {
+                // A client that does not read its answers gets no more of them: they have no other bound.
+                Some(Connection {
+                    phase: Phase::Head,
+                    out,
+                    ..
+                }) if out.blocked => {
+                    self.keep_head(slot, bytes, searched);
+                    return self.set_paused(slot, true);
                 }
+                Some(Connection { phase: Phase::Head, .. }) => {}
+                // It broke while it was answered.
+                Some(_) | None => return,
+            }
+            let (after, len) = match http::parse_head(bytes, &mut searched) {
+                Ok(None) => return self.keep_head(slot, bytes, searched),
                 Ok(Some(head)) => (self.on_request(slot, &head), head.len),
                 Err(error) => return self.on_bad_head(slot, error),
             };
@@ -86,6 +90,22 @@ impl EventLoop {
                 After::Stay if bytes.is_empty() => return,
                 After::Stay => {}
             }
+        }
+    }
+
+    fn keep_head(&mut self, slot: usize, bytes: &[u8], searched: usize) {
+        self.keep_unread(slot, bytes);
+        let connection = self.connections.get_mut(slot);
+        if let Some(unread) = connection.and_then(|connection| connection.unread.as_mut()) {
+            unread.searched = searched;
+        }
+    }
+
+    /// Its answers are with the kernel: the client may ask again.
+    pub(super) fn take_requests_again(&mut self, slot: usize) {
+        let connection = self.connections.get(slot);
+        if connection.is_some_and(|connection| connection.paused && matches!(connection.phase, Phase::Head)) {
+            self.resume(slot);
         }
     }
 

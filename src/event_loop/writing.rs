@@ -154,6 +154,9 @@ impl EventLoop {
             if blocked != was_blocked {
                 self.want_writable(slot, blocked);
                 self.arm(slot);
+                if !blocked {
+                    self.take_requests_again(slot);
+                }
             }
         }
         self.shut_if_flushed(slot);
