@@ -7,7 +7,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -159,5 +159,45 @@ fn requests_are_read_no_faster_than_their_answers() {
         if lines.next().unwrap().unwrap().contains("HTTP/1.1 200") {
             unanswered -= 1;
         }
+    }
+}
+
+#[test]
+fn refused_deliveries_are_counted_by_reason_and_for_good() {
+    let server = Server::start(json!({ "loops": 2, "metrics_enabled": true, "metrics_port": 0 }), &[]);
+    let metrics = metrics_address(&server);
+    let refused = |reason: &str| {
+        let line = format!("peer_server_refused_deliveries_total{{reason=\"{reason}\"}} ");
+        let page = http(metrics, "GET", "/metrics", &[]).text();
+        let count = page.lines().find_map(|found| found.strip_prefix(&line));
+        count.unwrap().parse::<u32>().unwrap()
+    };
+    let mut senders: Vec<Client> = (0..8)
+        .map(|number| registered(&server, &format!("sender {number}")))
+        .collect();
+    let nobody = "0".repeat(64);
+    // Some of them are on the loop that is nobody's home, some are not.
+    for sender in &mut senders {
+        sender.send_json(&json!({ "type": "signal", "to": nobody, "payload": 1 }));
+        assert_eq!(sender.recv_json()["payload"]["code"], 404);
+    }
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    while refused("peer_not_found") != 8 {
+        assert!(Instant::now() < deadline, "{}", refused("peer_not_found"));
+    }
+    assert_eq!(refused("no_shared_namespace"), 0);
+}
+
+/// The start-up line on stderr says where the metrics are.
+fn metrics_address(server: &Server) -> SocketAddr {
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    loop {
+        let log = server.stderr();
+        let address = log.split_once("metrics=\"").and_then(|(_, rest)| rest.split_once('"'));
+        if let Some((address, _)) = address {
+            return address.parse().unwrap();
+        }
+        assert!(Instant::now() < deadline, "no metrics in {log}");
+        std::thread::yield_now();
     }
 }

@@ -280,6 +280,8 @@ pub struct EventLoop {
     upgrades: Vec<(usize, Vec<u8>)>,
     drain: Option<drain::Drain>,
     counters: Counters,
+    /// What the shard had counted when that was last added to them.
+    shard_counted: crate::shard::Counters,
     /// Unsent bytes of all connections.
     unsent: usize,
     /// Turns, to tell one from the next.
@@ -355,6 +357,7 @@ impl EventLoop {
             upgrades: Vec::new(),
             drain: None,
             counters: Counters::default(),
+            shard_counted: crate::shard::Counters::default(),
             unsent: 0,
             turn: 0,
             handshakes: 0,
@@ -470,6 +473,7 @@ impl EventLoop {
     fn publish(&mut self) {
         let census = self.shard.census();
         let shard = self.shard.counters().clone();
+        let before = std::mem::replace(&mut self.shard_counted, shard.clone());
         for (metric, value) in [
             (Metric::Peers, census.peers),
             (Metric::Namespaces, census.namespaces),
@@ -486,14 +490,21 @@ impl EventLoop {
             self.counters.set(metric, value as u64);
         }
         for (metric, value) in [
-            (Metric::StaleMail, shard.stale_mail),
-            (Metric::Replaced, shard.replaced),
-            (Metric::Matches, shard.matches),
-            (Metric::RefusedForbidden, shard.refused_forbidden),
-            (Metric::RefusedNotFound, shard.refused_not_found),
-            (Metric::RefusedFull, shard.refused_full),
+            (Metric::StaleMail, shard.stale_mail - before.stale_mail),
+            (Metric::Replaced, shard.replaced - before.replaced),
+            (Metric::Matches, shard.matches - before.matches),
+            (
+                Metric::RefusedForbidden,
+                shard.refused_forbidden - before.refused_forbidden,
+            ),
+            (
+                Metric::RefusedNotFound,
+                shard.refused_not_found - before.refused_not_found,
+            ),
+            (Metric::RefusedFull, shard.refused_full - before.refused_full),
         ] {
-            self.counters.set(metric, value);
+            // Added, because the loop counts refusals of its own as well.
+            self.counters.add(metric, value);
         }
         self.shared.board.publish(self.id.index(), &self.counters);
         self.published_ms = self.clock.now_ms;
