@@ -265,7 +265,8 @@ impl<T> Mailbox<T> {
             door.traffic_bytes.fetch_add(bytes, Ordering::Relaxed);
             match door.inbox.try_send(batch) {
                 Ok(()) => {
-                    self.unpushed[to.index()] = 0;
+                    let unpushed = &mut self.unpushed[to.index()];
+                    *unpushed = unpushed.saturating_sub(bytes);
                     self.to_wake[to.index()] = true;
                 }
                 Err(TrySendError::Full(batch)) => {

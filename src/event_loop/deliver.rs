@@ -126,8 +126,8 @@ impl EventLoop {
                 let (name, payload) = (held.name.as_deref().unwrap_or_default(), payload.unwrap_or_default());
                 let ts_ms = self.clock.unix_ms;
                 self.prepare_frame(|out| peer::push_broadcast(out, &held.from, name, payload, ts_ms));
-                if !self.send_prepared(conn, Class::Peer) {
-                    // The sum of this broadcast is closed: the loss is at least counted.
+                // Its sender was told that it arrives, so it has the room of the server's own messages.
+                if !self.send_prepared(conn, Class::Server) {
                     self.counters.count(Metric::RefusedFull);
                 }
             }
