@@ -6,8 +6,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::codec::json::push_u64;
-
 macro_rules! metrics {
     ($($name:ident = $kind:ident $family:literal $labels:literal $help:literal,)*) => {
         /// One number that a loop keeps.
@@ -277,9 +275,7 @@ impl Board {
         let version = env!("CARGO_PKG_VERSION");
         out.extend_from_slice(format!("peer_server_build_info{{version=\"{version}\"}} 1\n").as_bytes());
         push_head(out, "peer_server_loops", "Event loops.", "gauge");
-        out.extend_from_slice(b"peer_server_loops ");
-        push_u64(out, self.loops.len() as u64);
-        out.push(b'\n');
+        out.extend_from_slice(format!("peer_server_loops {}\n", self.loops.len()).as_bytes());
     }
 
     fn push_lag(&self, out: &mut Vec<u8>) {
