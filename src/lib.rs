@@ -8,8 +8,10 @@
 //!           +-> config, metrics +-> mailbox --+-> message -> ids
 //! ```
 //!
-//! The library exists for the binary, the tests, the benchmarks, the fuzz targets and the load generator. Its interface is
-//! not a stable one.
+//! The library exists for the binary, the tests, the benchmarks, the fuzz targets and the load generator.
+//!
+//! Owns: the list of modules; `tests/tidy.rs` says which of them may name which.
+//! Never: promises a stable interface.
 
 pub mod cli;
 pub mod codec;

@@ -1,6 +1,7 @@
 //! The readers of this folder held against serde_json, and against texts that are no JSON.
 //!
 //! Owns: the list of what differs from serde_json on purpose.
+//! Never: tests what one function promises by itself; that stands beside it.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,6 +1,7 @@
 //! Random JSON for the tests of this folder.
 //!
 //! Owns: trees, their many spellings, broken texts, and a slow oracle of equality.
+//! Never: calls a reader or writer of this folder, so that it cannot share a mistake with one.
 
 use std::collections::BTreeMap;
 
