@@ -313,6 +313,9 @@ macro_rules! refusals {
         }
 
         impl Refusal {
+            /// Every reason, for those who must know all of them; of the last one only the kind.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)* Self::SendBufferFullFor(0)];
+
             /// The code, in the manner of HTTP.
             pub const fn code(self) -> u16 {
                 match self {
