@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Runs every test of the project: format, lints, Rust tests, and the built server in a real browser.
+# Runs every test of the project: format, lints, Rust tests, the built server in a real browser and
+# with WebSocket clients of other people.
 # As root it installs what is missing from Debian's packages; otherwise it names what is missing and stops.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # The oldest Node.js that playwright-core runs on.
 NODE_MAJOR_MIN=20
+# The oldest Python that the interop tests' client runs on, as a tuple.
+PYTHON_MIN='(3, 11)'
 
 step() { printf '\n== %s\n' "$*"; }
 
@@ -15,6 +18,8 @@ install_missing() {
     [ -x "${CHROMIUM:-/usr/bin/chromium}" ] || packages+=(chromium)
     command -v node >/dev/null || packages+=(nodejs)
     command -v npm >/dev/null || packages+=(npm)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv)
+    command -v openssl >/dev/null || packages+=(openssl)
     [ "${#packages[@]}" -gt 0 ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "missing: ${packages[*]} (Debian's names). Install them, or run this as root on Debian." >&2
@@ -31,6 +36,10 @@ check_tools() {
     major=$(node -p 'process.versions.node.split(".")[0]')
     if [ "$major" -lt "$NODE_MAJOR_MIN" ]; then
         echo "Node.js $major is too old for the browser tests: $NODE_MAJOR_MIN or newer is needed" >&2
+        exit 1
+    fi
+    if ! python3 -c "import sys; sys.exit(sys.version_info < $PYTHON_MIN)"; then
+        echo "$(python3 --version) is too old for the interop tests: 3.11 or newer is needed" >&2
         exit 1
     fi
 }
@@ -51,6 +60,11 @@ step "browser tests"
 cargo build --locked
 PEER_SERVER_BIN="${CARGO_TARGET_DIR:-$PWD/target}/debug/peer-server"
 export PEER_SERVER_BIN
-cd tests/browser
-npm ci --no-audit --no-fund
-exec node run.mjs
+(
+    cd tests/browser
+    npm ci --no-audit --no-fund
+    node run.mjs
+)
+
+step "interop tests"
+exec bash tests/interop/run.sh
