@@ -15,7 +15,7 @@ use crate::ids::LoopId;
 const INBOX_BATCHES: usize = 4096;
 /// Batches that wait to be used again by their sender.
 const SPARE_BATCHES: usize = 256;
-/// A batch whose bytes grew past this gives them back to the allocator when it is recycled.
+/// A batch whose bytes or items grew past this gives them back to the allocator when it is recycled.
 const BATCH_BYTES_KEPT: usize = 256 * 1024;
 /// Undelivered batches from which on a loop should take in no more work.
 const CONGESTED_BATCHES: usize = 256;
@@ -29,6 +29,8 @@ pub struct Batch<T> {
     pub items: Vec<T>,
     /// Bytes of traffic: items hold ranges of it.
     pub bytes: Vec<u8>,
+    /// What it counts in the budget of its receiver: the traffic in it, its items included.
+    weight: usize,
 }
 
 impl<T> Batch<T> {
@@ -37,12 +39,17 @@ impl<T> Batch<T> {
             from,
             items: Vec::new(),
             bytes: Vec::new(),
+            weight: 0,
         })
     }
 
     fn clear(&mut self) {
         self.items.clear();
         self.bytes.clear();
+        self.weight = 0;
+        if self.items.capacity().saturating_mul(size_of::<T>()) > BATCH_BYTES_KEPT {
+            self.items = Vec::new();
+        }
         if self.bytes.capacity() > BATCH_BYTES_KEPT {
             self.bytes = Vec::new();
         }
@@ -240,12 +247,16 @@ impl<T> Mailbox<T> {
     /// The batch for traffic of about `bytes` bytes; None: the loop is too far behind.
     pub fn traffic(&mut self, to: LoopId, bytes: usize) -> Option<&mut Batch<T>> {
         let waiting = self.doors[to.index()].traffic_bytes.load(Ordering::Relaxed) + self.unpushed[to.index()];
-        if waiting + bytes > self.traffic_max {
+        // A message without a payload takes its place as well.
+        let weight = bytes + size_of::<T>();
+        if waiting + weight > self.traffic_max {
             return None;
         }
         self.reuse_returned();
-        self.unpushed[to.index()] += bytes;
-        Some(self.outbox.traffic(to))
+        self.unpushed[to.index()] += weight;
+        let batch = self.outbox.traffic(to);
+        batch.weight += weight;
+        Some(batch)
     }
 
     fn reuse_returned(&mut self) {
@@ -261,16 +272,16 @@ impl<T> Mailbox<T> {
         let mut all = true;
         while let Some((to, batch)) = self.outbox.pop() {
             let door = &self.doors[to.index()];
-            let bytes = batch.bytes.len();
-            door.traffic_bytes.fetch_add(bytes, Ordering::Relaxed);
+            let weight = batch.weight;
+            door.traffic_bytes.fetch_add(weight, Ordering::Relaxed);
             match door.inbox.try_send(batch) {
                 Ok(()) => {
-                    let unpushed = &mut self.unpushed[to.index()];
-                    *unpushed = unpushed.saturating_sub(bytes);
+                    // Others for the same loop may still be queued.
+                    self.unpushed[to.index()] -= weight;
                     self.to_wake[to.index()] = true;
                 }
                 Err(TrySendError::Full(batch)) => {
-                    door.traffic_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    door.traffic_bytes.fetch_sub(weight, Ordering::Relaxed);
                     self.outbox.put_back(to, batch);
                     all = false;
                     break;
@@ -306,7 +317,7 @@ impl<T> Mailbox<T> {
     pub fn done(&mut self, mut batch: Box<Batch<T>>) {
         self.doors[self.id.index()]
             .traffic_bytes
-            .fetch_sub(batch.bytes.len(), Ordering::Relaxed);
+            .fetch_sub(batch.weight, Ordering::Relaxed);
         batch.clear();
         if let Some(door) = self.doors.get(batch.from.index()) {
             // A full channel means that the sender has enough of them.
@@ -438,6 +449,28 @@ mod tests {
         let batch = mailboxes[0].take().unwrap();
         mailboxes[0].done(batch);
         assert!(mailboxes[1].traffic(id(0), 600).is_some());
+    }
+
+    #[test]
+    fn traffic_behind_a_full_inbox_stays_in_the_budget() {
+        let (_poll, mut mailboxes, postbox) = two();
+        for number in 0..INBOX_BATCHES as u32 - 1 {
+            assert!(postbox.post(id(0), number));
+        }
+        // Control mail between them makes it two batches, of which the inbox takes one.
+        mailboxes[1].traffic(id(0), 400).unwrap().push_bytes(&[0; 400]);
+        mailboxes[1].control(id(1), 1);
+        mailboxes[1].control(id(0), 1);
+        mailboxes[1].traffic(id(0), 400).unwrap().push_bytes(&[0; 400]);
+        assert!(!mailboxes[1].push());
+        assert!(mailboxes[1].traffic(id(0), 400).is_none());
+    }
+
+    #[test]
+    fn messages_without_bytes_are_bounded_too() {
+        let (_poll, mut mailboxes, _postbox) = two();
+        let taken = (0..10_000).take_while(|_| mailboxes[1].traffic(id(0), 0).is_some());
+        assert!(taken.count() <= 1000 / size_of::<u32>());
     }
 
     #[test]
