@@ -584,7 +584,9 @@ impl Shard {
             };
             let reaches = match &held.what {
                 HeldKind::Direct(_, shares, about) => {
-                    if about.is_none_or(|about| !peer.is_member(about)) {
+                    // As without the wait: only what both are in is passed on (D25).
+                    let both = |about: NamespaceId| peer.is_member(about) && shares.binary_search(&about).is_ok();
+                    if !about.is_some_and(both) {
                         held.name = None;
                     }
                     peer.shared_with(shares.iter().copied()) == Share::Member
@@ -816,5 +818,133 @@ fn shown(base: &Arc<PeerInfo>, extra: Option<&JoinExtra>) -> Arc<PeerInfo> {
             Arc::new(shown)
         }
         _ => base.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::message::{DirectKind, Register};
+    use crate::shard::{Limits, Permits, Route};
+    use std::collections::VecDeque;
+
+    /// Two shards with one queue of mail between them.
+    struct Pair {
+        homes: Homes,
+        shards: [Shard; 2],
+        mail: VecDeque<(LoopId, Mail)>,
+        delivered: Vec<Box<Held>>,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let homes = Homes::new(2, [1, 2, 3, 4]);
+            let limits = Arc::new(Limits {
+                max_peers: 10,
+                max_rooms: 10,
+                max_match_waiting: 10,
+                messages: None,
+                deliveries: None,
+                send_buffer_size: 32,
+                send_buffer_bytes: 1 << 20,
+                state_bytes: 1 << 30,
+            });
+            let permits = Arc::new(Permits::default());
+            let shard = |index| {
+                Shard::new(
+                    LoopId::new(index),
+                    homes.clone(),
+                    limits.clone(),
+                    permits.clone(),
+                    [0; 32],
+                )
+            };
+            Self {
+                shards: [shard(0), shard(1)],
+                homes: homes.clone(),
+                mail: VecDeque::new(),
+                delivered: Vec::new(),
+            }
+        }
+
+        fn collect(&mut self) {
+            for shard in &mut self.shards {
+                while let Some(output) = shard.poll_output() {
+                    match output {
+                        Output::Mail { to, mail } => self.mail.push_back((to, mail)),
+                        Output::Deliver { held, .. } => self.delivered.push(held),
+                        _ => {}
+                    }
+                }
+            }
+        }
+
+        fn settle(&mut self) {
+            self.collect();
+            while let Some((to, mail)) = self.mail.pop_front() {
+                self.shards[to.index()].handle_mail(mail);
+                self.collect();
+            }
+        }
+
+        /// A new peer of loop 0.
+        fn peer(&mut self, slot: u32) -> (PeerKey, Fingerprint) {
+            let mut keys = (0..).map(|number| Fingerprint::of_key(&format!("{slot} {number}")));
+            let fingerprint = keys.find(|key| self.homes.of_fingerprint(key).index() == 0).unwrap();
+            let register = Register {
+                fingerprint,
+                alias: "".into(),
+                meta: Meta::default(),
+            };
+            self.shards[0].register(ConnId::new(slot, 1), register);
+            self.settle();
+            (self.shards[0].peers.find(&fingerprint).unwrap(), fingerprint)
+        }
+
+        /// The `number`th name that is at home on loop 1.
+        fn name(&self, number: usize) -> String {
+            let mut names = (0..).map(|number: u32| format!("namespace {number}"));
+            let away = |name: &String| self.homes.of_namespace(self.homes.namespace(name)).index() == 1;
+            names.by_ref().filter(away).nth(number).unwrap()
+        }
+
+        fn join(&mut self, key: PeerKey, namespace: &str) {
+            let (app_type, meta) = ("", Meta::default());
+            let join = Request::Join {
+                namespace,
+                app_type,
+                meta,
+            };
+            self.shards[0].handle_request(key, join);
+        }
+    }
+
+    #[test]
+    fn a_held_message_names_only_a_namespace_that_its_sender_is_in() {
+        let mut pair = Pair::new();
+        let (shared, foreign) = (pair.name(0), pair.name(1));
+        let ((sender, from), (target, to)) = (pair.peer(1), pair.peer(2));
+        pair.join(sender, &shared);
+        pair.join(target, &foreign);
+        pair.settle();
+        pair.join(target, &shared);
+        for (about, name) in [(&foreign, "foreign"), (&shared, "shared")] {
+            let about = Some(pair.homes.namespace(about));
+            assert_eq!(pair.shards[0].route(sender, &to, about), Route::Hold { peer: target });
+            let held = Held {
+                what: HeldKind::Direct(DirectKind::Signal, pair.shards[0].shares(sender).collect(), about),
+                from,
+                session: pair.shards[0].identity(sender).unwrap().1,
+                origin: LoopId::new(0),
+                to,
+                name: Some(name.into()),
+                payload: None,
+            };
+            pair.shards[0].hold(target, Box::new(held)).unwrap();
+        }
+        pair.settle();
+        let names: Vec<_> = pair.delivered.iter().map(|held| held.name.as_deref()).collect();
+        assert_eq!(names, [None, Some("shared")]);
     }
 }
