@@ -41,64 +41,173 @@ pub const ROOM_MAX: u32 = 30;
 
 /// Metadata: a JSON object that keeps its members' spelling.
 ///
-/// Names are canonical JSON strings with their quotes (equal names have equal bytes), values are compact JSON.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Names are canonical JSON strings with their quotes (equal names have equal bytes), values are compact JSON. Clones and
+/// whatever is laid over the same metadata share it: a peer's own is kept once, in however many namespaces it is shown.
+#[derive(Clone, Debug, Default)]
 pub struct Meta {
-    entries: Vec<(Box<str>, Box<str>)>,
+    base: Option<Arc<Members>>,
+    /// Laid over the base when read.
+    over: Option<Arc<Members>>,
 }
 
 impl Meta {
     /// Sets one member; the last one of a name wins and keeps the first one's place.
     pub fn set(&mut self, name: &str, value: &str) {
-        match self.entries.iter_mut().find(|(own, _)| **own == *name) {
-            Some((_, own)) => *own = value.into(),
-            None => self.entries.push((name.into(), value.into())),
-        }
+        let own = self.entries().map(|(name, value)| (name.into(), value.into()));
+        *self = Self::from_entries(own.chain([(name.into(), value.into())]).collect());
     }
 
     /// From members in order, the last one of a name wins.
     pub fn from_entries(entries: Vec<(Box<str>, Box<str>)>) -> Self {
-        if entries.len() < 16 {
-            let mut meta = Self::default();
-            entries.iter().for_each(|(name, value)| meta.set(name, value));
-            return meta;
+        let mut unique: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(entries.len());
+        if entries.len() < INDEX_FROM {
+            for (name, value) in entries {
+                match unique.iter_mut().find(|(own, _)| *own == name) {
+                    Some((_, own)) => *own = value,
+                    None => unique.push((name, value)),
+                }
+            }
+        } else {
+            // Thousands of members in one message must not cost their square.
+            let mut places = std::collections::HashMap::with_capacity(entries.len());
+            for (name, value) in entries {
+                let place = *places.entry(name.clone()).or_insert_with(|| {
+                    unique.push((name, Box::default()));
+                    unique.len() - 1
+                });
+                unique[place].1 = value;
+            }
         }
-        // Thousands of members in one message must not cost their square.
-        let mut places = std::collections::HashMap::with_capacity(entries.len());
-        let mut unique: Vec<(Box<str>, Box<str>)> = Vec::new();
-        for (name, value) in entries {
-            let place = *places.entry(name.clone()).or_insert_with(|| {
-                unique.push((name, Box::default()));
-                unique.len() - 1
-            });
-            unique[place].1 = value;
+        Self {
+            base: Members::new(&unique),
+            over: None,
         }
-        Self { entries: unique }
     }
 
-    /// This metadata with the members of `over` laid over it (a shallow merge).
+    /// This metadata with the members of `over` laid over it (a shallow merge). Both are shared, not copied.
     pub fn overlaid(&self, over: &Self) -> Self {
-        Self::from_entries(self.entries.iter().chain(&over.entries).cloned().collect())
+        if over.is_empty() {
+            return self.clone();
+        }
+        Self {
+            base: self.flat().base,
+            over: over.flat().base,
+        }
+    }
+
+    /// The same members without layers.
+    pub fn flat(&self) -> Self {
+        if self.over.is_none() {
+            return self.clone();
+        }
+        let entries = self.entries().map(|(name, value)| (name.into(), value.into()));
+        Self::from_entries(entries.collect())
     }
 
     /// Whether it has no members.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.base.is_none() && self.over.is_none()
     }
 
     /// Its members: canonical JSON names with quotes, compact JSON values.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.entries.iter().map(|(name, value)| (&**name, &**value))
+        let (base, over) = (self.base.as_deref(), self.over.as_deref());
+        let below = base.into_iter().flat_map(Members::iter).map(move |(name, value)| {
+            let over = over.and_then(|over| over.get(name));
+            (name, over.unwrap_or(value))
+        });
+        let above = over.into_iter().flat_map(Members::iter);
+        below.chain(above.filter(move |(name, _)| base.is_none_or(|base| base.get(name).is_none())))
     }
 
     /// Bytes of its compact JSON text.
     pub fn json_len(&self) -> usize {
-        let members: usize = self
-            .entries
-            .iter()
-            .map(|(name, value)| name.len() + 1 + value.len())
-            .sum();
-        2 + members + self.entries.len().saturating_sub(1)
+        let (count, text) = match (&self.base, &self.over) {
+            (Some(members), None) => (members.places.len(), members.text.len()),
+            _ => self.entries().fold((0, 0), |(count, text), (name, value)| {
+                (count + 1, text + name.len() + value.len())
+            }),
+        };
+        // Besides the texts: the braces, a colon each, a comma between two.
+        2 + text + count + usize::saturating_sub(count, 1)
+    }
+}
+
+impl PartialEq for Meta {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries().eq(other.entries())
+    }
+}
+
+impl Eq for Meta {}
+
+/// So many members are looked up in order; more have an index.
+const INDEX_FROM: usize = 16;
+
+/// One layer of metadata: at least one member, each name once. Thousands of members of a few bytes each cost little more
+/// than their text.
+#[derive(Debug)]
+struct Members {
+    /// Names and values in turn.
+    text: Box<str>,
+    places: Box<[Place]>,
+    /// The members in the order of their names, if they are many.
+    by_name: Box<[u32]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    name: u32,
+    value: u32,
+    end: u32,
+}
+
+impl Members {
+    fn new(entries: &[(Box<str>, Box<str>)]) -> Option<Arc<Self>> {
+        if entries.is_empty() {
+            return None;
+        }
+        let bytes = entries.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let mut text = String::with_capacity(bytes);
+        let mut places = Vec::with_capacity(entries.len());
+        for (name, value) in entries {
+            let start = text.len();
+            text.push_str(name);
+            text.push_str(value);
+            places.push(Place {
+                name: start as u32,
+                value: (start + name.len()) as u32,
+                end: text.len() as u32,
+            });
+        }
+        let mut by_name = Vec::new();
+        if entries.len() >= INDEX_FROM {
+            by_name = (0..entries.len() as u32).collect();
+            by_name.sort_unstable_by_key(|at| &entries[*at as usize].0);
+        }
+        Some(Arc::new(Self {
+            text: text.into(),
+            places: places.into(),
+            by_name: by_name.into(),
+        }))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.places.iter().map(|place| self.at(*place))
+    }
+
+    fn at(&self, place: Place) -> (&str, &str) {
+        let text = |from: u32, to: u32| self.text.get(from as usize..to as usize).unwrap_or_default();
+        (text(place.name, place.value), text(place.value, place.end))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        if self.by_name.is_empty() {
+            return self.iter().find(|(own, _)| *own == name).map(|(_, value)| value);
+        }
+        let own = |at: &u32| self.at(self.places[*at as usize]);
+        let found = self.by_name.binary_search_by(|at| own(at).0.cmp(name)).ok()?;
+        self.by_name.get(found).map(|at| own(at).1)
     }
 }
 
@@ -390,6 +499,36 @@ mod tests {
         assert_eq!(entries, [("\"a\"", "1"), ("\"b\"", "2"), ("\"c\"", "null")]);
         assert_eq!(merged.json_len(), r#"{"a":1,"b":2,"c":null}"#.len());
         assert_eq!(Meta::default().json_len(), 2);
+    }
+
+    #[test]
+    fn what_is_laid_over_shares_the_base_and_reads_as_if_it_did_not() {
+        let meta = |range: std::ops::Range<u32>, value: &str| {
+            Meta::from_entries(range.map(|i| (format!("\"{i}\"").into(), value.into())).collect())
+        };
+        for (base, over) in [
+            (0..4, 2..6),
+            (0..100, 50..150),
+            (0..4, 2..100),
+            (0..100, 3..4),
+            (0..0, 0..3),
+        ] {
+            let (own, join) = (meta(base.clone(), "1"), meta(over.clone(), "22"));
+            let shown = own.overlaid(&join);
+            let flat = shown.flat();
+            assert!(flat.over.is_none());
+            assert_eq!(shown, flat);
+            assert_eq!(shown.json_len(), flat.json_len());
+            assert_eq!(shown.entries().count(), base.end.max(over.end) as usize);
+            for (name, value) in shown.entries() {
+                let number: u32 = name.trim_matches('"').parse().unwrap_or(u32::MAX);
+                assert_eq!(value, if over.contains(&number) { "22" } else { "1" });
+            }
+            if let (Some(own), Some(shown)) = (&own.base, &shown.base) {
+                assert!(Arc::ptr_eq(own, shown));
+            }
+            assert_eq!(shown.overlaid(&meta(0..1, "3")).entries().next(), Some(("\"0\"", "3")));
+        }
     }
 
     #[test]

@@ -517,7 +517,7 @@ impl Shard {
     /// Changes the metadata of a peer and how it is shown wherever it is.
     pub(super) fn change_metadata(&mut self, key: PeerKey, update: &Meta) {
         let Some(peer) = self.peers.get_mut(key) else { return };
-        let meta = peer.info.meta.overlaid(update);
+        let meta = peer.info.meta.overlaid(update).flat();
         if meta.json_len() > crate::message::META_MAX {
             return self.tell_error(key, Refusal::MetadataTooLarge);
         }
