@@ -139,6 +139,12 @@ impl Shard {
                 );
             }
         }
+        let text_bytes = |(_, peer): (super::peers::PeerKey, &super::peers::Peer)| {
+            let memberships = peer.memberships.iter().map(|membership| membership.text_bytes());
+            super::peers::text_bytes(&peer.info) + memberships.sum::<usize>()
+        };
+        let counted: usize = self.peers.iter().map(text_bytes).sum();
+        assert_eq!(self.peers.text_bytes, counted, "bytes add up");
         for (id, space) in self.locals.iter() {
             assert!(
                 !space.members.is_empty() || !space.pending.is_empty(),

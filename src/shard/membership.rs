@@ -23,6 +23,8 @@ pub const NAMESPACES_MAX: usize = 256;
 pub const JOIN_META_MAX: usize = 32 * 1024;
 
 const NOT_A_MEMBER: u32 = u32::MAX;
+/// Bytes of a membership's records, its texts aside: half of what both sides hold, as of a text.
+const MEMBERSHIP_BYTES: usize = 128;
 
 /// One peer's place in one namespace.
 #[derive(Debug)]
@@ -49,9 +51,8 @@ impl Membership {
     }
 
     pub(super) fn text_bytes(&self) -> usize {
-        self.extra
-            .as_ref()
-            .map_or(0, |extra| extra.app_type.len() + extra.meta.json_len())
+        let extra = self.extra.as_ref();
+        MEMBERSHIP_BYTES + extra.map_or(0, |extra| extra.app_type.len() + extra.meta.json_len())
     }
 }
 
@@ -345,7 +346,9 @@ impl Shard {
                     pending: true,
                     extra: None,
                 };
+                let bytes = membership.text_bytes();
                 peer.memberships.insert(at, membership);
+                self.peers.text_bytes += bytes;
             }
         }
     }

@@ -121,7 +121,7 @@ pub(super) struct Peers {
     hasher: RandomState,
     pub(super) arrivals: HashMap<Fingerprint, Arrival, RandomState>,
     sessions_made: u64,
-    /// Bytes of metadata, aliases and app types that the records hold.
+    /// Bytes of metadata, aliases and app types that the records hold, and of the memberships themselves.
     pub(super) text_bytes: usize,
 }
 
