@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         eprintln!("usage: ws_echo PORT [--deflate]");
         return ExitCode::from(2);
     };
-    let served = Server::start(&config(port, deflate), Service::Echo).and_then(Server::run_until_signalled);
+    let served = Server::start(&config(port, deflate), Service::Echo).map(Server::run_until_signalled);
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

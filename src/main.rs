@@ -56,7 +56,8 @@ fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
             start_logs(&config);
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             let server = Server::start(&config, Service::Peers).map_err(|error| vec![error.to_string()])?;
-            server.run_until_signalled().map_err(|error| vec![error.to_string()])
+            server.run_until_signalled();
+            Ok(())
         }
     }
 }

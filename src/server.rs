@@ -57,6 +57,8 @@ pub struct Server {
     reload: Option<Reload>,
     drain_timeout: Duration,
     finished: Arc<AtomicUsize>,
+    /// Taken when it is run.
+    signals: Option<Signals>,
 }
 
 /// What is needed to read the certificate again.
@@ -67,10 +69,12 @@ struct Reload {
 }
 
 impl Server {
-    /// Binds every address, then starts the loops.
+    /// Binds every address, then starts the loops and says where it listens. From before that on the signals are
+    /// caught: whoever reads the address may send one at once.
     ///
     /// # Errors
-    /// An address that cannot be bound, a certificate that cannot be read, a thread that cannot be started.
+    /// An address that cannot be bound, a certificate that cannot be read, a thread that cannot be started, signals
+    /// that cannot be caught.
     pub fn start(config: &Config, service: Service) -> Result<Self, StartError> {
         let descriptors = host::raise_descriptor_limit();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
@@ -128,6 +132,7 @@ impl Server {
             let thread = std::thread::Builder::new().name(format!("loop-{index}")).spawn(run);
             threads.push(thread.map_err(|error| failed("thread", &error))?);
         }
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| failed("signals", &error))?;
         announce(config, &addresses, metrics_address, loops, pin, descriptors);
         let drain_timeout = config.drain_timeout;
         Ok(Self {
@@ -138,6 +143,7 @@ impl Server {
             reload,
             drain_timeout,
             finished,
+            signals: Some(signals),
         })
     }
 
@@ -153,11 +159,11 @@ impl Server {
 
     /// Serves until SIGTERM or SIGINT, then drains; SIGHUP reads the certificate again; a second SIGTERM or SIGINT ends
     /// the process at once with status 1.
-    ///
-    /// # Errors
-    /// The signals cannot be caught.
-    pub fn run_until_signalled(self) -> Result<(), StartError> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| failed("signals", &error))?;
+    pub fn run_until_signalled(mut self) {
+        let mut signals = self
+            .signals
+            .take()
+            .expect("only this takes them, and it takes the server");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         for signal in &mut signals {
             if signal == SIGHUP {
@@ -175,7 +181,6 @@ impl Server {
         });
         drop(second);
         self.stop();
-        Ok(())
     }
 
     /// Drains and joins the loops; those that have not finished within `drain_timeout` are left behind.
