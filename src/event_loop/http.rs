@@ -250,7 +250,7 @@ impl EventLoop {
                     error.status(),
                     &headers,
                     b"this is a WebSocket endpoint\n",
-                    false,
+                    head.method == "HEAD",
                     keep_alive,
                 );
                 return if keep_alive { After::Stay } else { After::Close };
