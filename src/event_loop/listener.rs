@@ -70,15 +70,14 @@ pub fn accept(listener: &TcpListener) -> Accept {
 /// Sets the options of an accepted stream and returns how many of them the kernel refused; the stream works anyway.
 ///
 /// - TCP_NODELAY: output is gathered by the loop, so Nagle's algorithm would only delay it.
-/// - TCP_NOTSENT_LOWAT: writable again only when the kernel holds little unsent, so back-pressure is felt early.
-/// - SO_SNDBUF to `send_bytes`; 0 leaves it to the kernel.
+/// - SO_SNDBUF to `send_bytes`: how much a burst may be ahead of its reader before it counts as buffered here, so
+///   TCP_NOTSENT_LOWAT, which makes the kernel refuse bytes far below it, is left alone. 0 leaves it to the kernel.
 /// - TCP_USER_TIMEOUT to `user_timeout`: how long sent data may stay unacknowledged; zero leaves it to the kernel.
 pub fn tune(stream: &TcpStream, send_bytes: usize, user_timeout: Duration) -> u32 {
     let socket = SockRef::from(stream);
     let mut refused = 0;
     let mut note = |outcome: io::Result<()>| refused += u32::from(outcome.is_err());
     note(socket.set_tcp_nodelay(true));
-    note(socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES));
     if send_bytes > 0 {
         note(socket.set_send_buffer_size(send_bytes));
     }
@@ -151,8 +150,6 @@ fn refusal(error: &io::Error) -> Accept {
 
 /// How many connections may wait to be accepted; the kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
-
-const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -253,7 +250,6 @@ mod tests {
         assert_eq!(tune(&stream, 128 * 1024, Duration::from_secs(30)), 0);
         let socket = SockRef::from(&stream);
         assert!(socket.tcp_nodelay().unwrap());
-        assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT_BYTES);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
         assert!(socket.send_buffer_size().unwrap() >= 128 * 1024);
         let before = socket.send_buffer_size().unwrap();
