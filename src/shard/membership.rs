@@ -1,7 +1,6 @@
 //! The member side of namespaces and rooms: which peers of this shard are in what.
 //!
-//! Owns: memberships, pending joins, the lists by which fan-outs find this shard's members, and the requests that wait for
-//! a namespace's home.
+//! Owns: memberships, pending joins, and the lists by which fan-outs find this shard's members.
 //! Never: decides who may be a member; that is the home's (see `namespaces`).
 
 use std::sync::Arc;
@@ -11,11 +10,11 @@ use hashbrown::HashMap;
 use slab::Slab;
 
 use super::Shard;
-use super::mail::{Answer, Ask, Asker, Change, LoopCount, Mail};
-use super::output::{Held, HeldKind, Output, Unresolved};
-use super::peers::{Kept, Peer, PeerKey, Waiting, WaitingFor, text_bytes};
-use crate::ids::{ConnId, Fingerprint, Homes, LoopId, NamespaceId, SessionId};
-use crate::message::{Event, LIST_MAX, Matched, Meta, PeerInfo, Refusal, Request};
+use super::mail::{Change, LoopCount, Mail};
+use super::output::Output;
+use super::peers::{Kept, Peer, PeerKey, text_bytes};
+use crate::ids::{Fingerprint, Homes, LoopId, NamespaceId, SessionId};
+use crate::message::{Event, Matched, Meta, PeerInfo, Refusal};
 
 /// Namespaces, rooms and match queues that a peer may be in at once (D22).
 pub const NAMESPACES_MAX: usize = 256;
@@ -41,8 +40,8 @@ pub(super) struct Membership {
 /// How a peer is shown in one namespace, over how it is shown everywhere.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct JoinExtra {
-    app_type: Box<str>,
-    meta: Meta,
+    pub(super) app_type: Box<str>,
+    pub(super) meta: Meta,
 }
 
 impl Membership {
@@ -194,117 +193,6 @@ impl Peer {
 }
 
 impl Shard {
-    /// A request of a registered peer that is not waiting. Answers, perhaps after mail, by outputs.
-    pub fn handle_request(&mut self, key: PeerKey, request: Request<'_>) {
-        match request {
-            Request::Join {
-                namespace,
-                app_type,
-                meta,
-            } => self.ask_join(key, namespace, app_type, meta, false),
-            Request::JoinRoom { room } => self.ask_join(key, room, "room", Meta::default(), true),
-            Request::CreateRoom { room, max_size } => self.ask_create_room(key, room, max_size),
-            Request::Leave { namespace } => self.ask_leave(key, namespace),
-            Request::Discover { namespace, limit } => {
-                self.ask(
-                    key,
-                    namespace,
-                    WaitingFor::Other,
-                    Ask::Discover {
-                        limit: limit.min(LIST_MAX),
-                    },
-                );
-            }
-            Request::RoomInfo { room } => self.ask(key, room, WaitingFor::Other, Ask::RoomInfo),
-            Request::Kick { room, target } => self.ask(key, room, WaitingFor::Other, Ask::Kick { target }),
-            Request::Match {
-                namespace,
-                group_size,
-                criteria,
-            } => {
-                self.ask_match(key, namespace, group_size, criteria);
-            }
-            Request::Metadata { update } => self.change_metadata(key, &update),
-        }
-        self.settle();
-    }
-
-    /// Sends a request to the home of `name`; the peer waits from here on.
-    pub(super) fn ask(&mut self, key: PeerKey, name: &str, what: WaitingFor, ask: Ask) {
-        let namespace = self.homes.namespace(name);
-        self.ask_named(key, namespace, name.into(), what, ask);
-    }
-
-    fn ask_named(&mut self, key: PeerKey, namespace: NamespaceId, name: Arc<str>, what: WaitingFor, ask: Ask) {
-        let waiting = Waiting {
-            namespace: Some(namespace),
-            name,
-            what,
-        };
-        if let Some(asker) = self.wait(key, waiting) {
-            self.send(self.homes.of_namespace(namespace), Mail::Ask { asker, namespace, ask });
-        }
-    }
-
-    fn wait(&mut self, key: PeerKey, waiting: Waiting) -> Option<Asker> {
-        let loop_id = self.id;
-        let peer = self.peers.get_mut(key)?;
-        let (fingerprint, session) = (peer.fingerprint, peer.session);
-        let cold = peer.cold();
-        debug_assert!(cold.waiting.is_none(), "a waiting peer asked again");
-        cold.requests = cold.requests.wrapping_add(1);
-        cold.waiting = Some(waiting);
-        Some(Asker {
-            loop_id,
-            fingerprint,
-            session,
-            request: cold.requests,
-        })
-    }
-
-    fn ask_join(&mut self, key: PeerKey, name: &str, app_type: &str, meta: Meta, room: bool) {
-        let namespace = self.homes.namespace(name);
-        let extra = JoinExtra {
-            app_type: app_type.into(),
-            meta,
-        };
-        if self.join_meta_bytes(key, namespace) + extra.meta.json_len() > JOIN_META_MAX {
-            return self.tell_error(key, Refusal::MetadataTooLarge);
-        }
-        let crowded = self.is_crowded(key, namespace);
-        let Some(peer) = self.peers.get(key) else { return };
-        let info = shown(&peer.info, Some(&extra));
-        let name: Arc<str> = name.into();
-        self.note_pending(key, namespace, &name);
-        let ask = Ask::Join {
-            name: name.clone(),
-            info,
-            room,
-            crowded,
-        };
-        self.ask_named(key, namespace, name, WaitingFor::Join(extra.boxed()), ask);
-    }
-
-    fn ask_create_room(&mut self, key: PeerKey, name: &str, max_size: u32) {
-        let namespace = self.homes.namespace(name);
-        let crowded = self.is_crowded(key, namespace);
-        let extra = JoinExtra {
-            app_type: "room".into(),
-            meta: Meta::default(),
-        };
-        let Some(peer) = self.peers.get(key) else { return };
-        let info = shown(&peer.info, Some(&extra));
-        let name: Arc<str> = name.into();
-        self.note_pending(key, namespace, &name);
-        let ask = Ask::CreateRoom {
-            name: name.clone(),
-            info,
-            max_size,
-            crowded,
-        };
-        self.ask_named(key, namespace, name, WaitingFor::Join(extra.boxed()), ask);
-    }
-
     /// Whether one more namespace would be too many for this peer.
     pub(super) fn is_crowded(&self, key: PeerKey, namespace: NamespaceId) -> bool {
         self.peers.get(key).is_some_and(|peer| {
@@ -314,7 +202,7 @@ impl Shard {
         })
     }
 
-    fn join_meta_bytes(&self, key: PeerKey, except: NamespaceId) -> usize {
+    pub(super) fn join_meta_bytes(&self, key: PeerKey, except: NamespaceId) -> usize {
         let memberships = self.peers.get(key).map_or(&[][..], |peer| &peer.memberships);
         let others = memberships.iter().filter(|membership| membership.namespace != except);
         others
@@ -323,7 +211,7 @@ impl Shard {
             .sum()
     }
 
-    fn note_pending(&mut self, key: PeerKey, namespace: NamespaceId, name: &Arc<str>) {
+    pub(super) fn note_pending(&mut self, key: PeerKey, namespace: NamespaceId, name: &Arc<str>) {
         let local = self.locals.find_or_insert(namespace, name);
         if let Some(space) = self.locals.spaces.get_mut(local as usize) {
             space.pending.push(key);
@@ -353,22 +241,8 @@ impl Shard {
         }
     }
 
-    fn ask_leave(&mut self, key: PeerKey, name: &str) {
-        let namespace = self.homes.namespace(name);
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let ticket = peer.cold.as_mut().and_then(|cold| {
-            let at = cold.tickets.iter().position(|ticket| *ticket == namespace)?;
-            Some(cold.tickets.swap_remove(at))
-        });
-        // Leaving what one is not in is silence for all: clients leave rooms that they were kicked from.
-        if !self.drop_membership(key, namespace) && ticket.is_none() {
-            return;
-        }
-        self.ask_named(key, namespace, name.into(), WaitingFor::Leave, Ask::Leave);
-    }
-
     /// Takes the peer out of the namespace here; false if it was not in it.
-    fn drop_membership(&mut self, key: PeerKey, namespace: NamespaceId) -> bool {
+    pub(super) fn drop_membership(&mut self, key: PeerKey, namespace: NamespaceId) -> bool {
         let Some(peer) = self.peers.get_mut(key) else {
             return false;
         };
@@ -420,7 +294,12 @@ impl Shard {
     }
 
     /// The home's answer to a join: member or not, the join is no longer pending.
-    fn end_pending(&mut self, key: PeerKey, namespace: NamespaceId, accepted: Option<Option<Box<JoinExtra>>>) {
+    pub(super) fn end_pending(
+        &mut self,
+        key: PeerKey,
+        namespace: NamespaceId,
+        accepted: Option<Option<Box<JoinExtra>>>,
+    ) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         let Some(membership) = peer.membership_mut(namespace) else {
             return;
@@ -450,194 +329,10 @@ impl Shard {
         }
     }
 
-    /// A namespace's home answered.
-    pub(super) fn on_answer(&mut self, asker: Asker, namespace: NamespaceId, answer: Answer) {
-        let Some((key, conn, waiting)) = self.awaited(&asker) else {
-            return;
-        };
-        let Waiting { name, what, .. } = waiting;
-        match (answer, what) {
-            (Answer::Joined { peers, total, loops }, WaitingFor::Join(extra)) => {
-                self.end_pending(key, namespace, Some(extra));
-                self.set_loops(namespace, loops);
-                self.tell(
-                    conn,
-                    Event::PeerList {
-                        namespace: name,
-                        peers,
-                        total,
-                    },
-                );
-            }
-            (Answer::Created { max_size }, WaitingFor::Join(extra)) => {
-                self.end_pending(key, namespace, Some(extra));
-                self.set_loops(namespace, vec![(self.id, 1)]);
-                self.tell(
-                    conn,
-                    Event::RoomCreated {
-                        room: name,
-                        max_size,
-                        owner: asker.fingerprint,
-                    },
-                );
-            }
-            (Answer::Refused(refusal), WaitingFor::Join(_)) => {
-                self.end_pending(key, namespace, None);
-                self.tell(conn, Event::Error(refusal));
-            }
-            (Answer::Listed { peers, total }, _) => self.tell(
-                conn,
-                Event::PeerList {
-                    namespace: name,
-                    peers,
-                    total,
-                },
-            ),
-            (
-                Answer::Described {
-                    peer_count,
-                    max_size,
-                    owner,
-                },
-                _,
-            ) => {
-                self.tell(
-                    conn,
-                    Event::RoomInfo {
-                        room: name,
-                        peer_count,
-                        max_size,
-                        owner,
-                    },
-                );
-            }
-            (Answer::Waiting, _) => {
-                self.note_ticket(key, namespace);
-                self.tell(conn, Event::MatchWaiting);
-            }
-            (Answer::Refused(refusal), _) => self.tell(conn, Event::Error(refusal)),
-            (Answer::Done | Answer::Joined { .. } | Answer::Created { .. }, _) => {}
-        }
-        self.resume(key, conn);
-        self.release_held(key);
-    }
-
-    /// The peer, connection and request that an answer belongs to; the request is no longer waiting.
-    fn awaited(&mut self, asker: &Asker) -> Option<(PeerKey, ConnId, Waiting)> {
-        let key = self.peers.find_session(&asker.fingerprint, asker.session);
-        let peer = key.and_then(|key| self.peers.get_mut(key));
-        let conn = peer.as_ref().map(|peer| peer.conn);
-        let cold = peer
-            .and_then(|peer| peer.cold.as_mut())
-            .filter(|cold| cold.requests == asker.request);
-        let waiting = cold.and_then(|cold| cold.waiting.take());
-        if waiting.is_none() {
-            self.counters.stale_mail += 1;
-        }
-        Some((key?, conn?, waiting?))
-    }
-
-    fn set_loops(&mut self, namespace: NamespaceId, loops: Vec<LoopCount>) {
+    pub(super) fn set_loops(&mut self, namespace: NamespaceId, loops: Vec<LoopCount>) {
         if let Some(space) = self.locals.get_mut(namespace) {
             space.loops = loops;
         }
-    }
-
-    /// Tells what was kept back during the wait and lets the connection go on.
-    fn resume(&mut self, key: PeerKey, conn: ConnId) {
-        let cold = self.peers.get_mut(key).and_then(|peer| peer.cold.as_mut());
-        let deferred = cold.map(|cold| std::mem::take(&mut cold.deferred)).unwrap_or_default();
-        for refusal in deferred {
-            self.tell(conn, Event::Error(refusal));
-        }
-        self.outputs.push_back(Output::Resume(conn));
-    }
-
-    /// Keeps traffic that came through a pending join (or behind such of the same sender), within the send buffer's bounds.
-    pub fn hold(&mut self, key: PeerKey, held: Box<Held>) -> Result<(), Refusal> {
-        let (messages, bytes) = (self.limits.send_buffer_size, self.limits.send_buffer_bytes);
-        let Some(peer) = self.peers.get_mut(key) else {
-            return Err(Refusal::PeerNotFound);
-        };
-        let cold = peer.cold();
-        if cold.held.len() >= messages || cold.held_bytes + held.bytes() > bytes {
-            return Err(Refusal::PeerBufferFull);
-        }
-        cold.held_bytes += held.bytes();
-        cold.held.push_back(Kept::Traffic(held));
-        Ok(())
-    }
-
-    /// After a join was answered: what was held is told, delivered, refused or dropped, in order.
-    fn release_held(&mut self, key: PeerKey) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let conn = peer.conn;
-        let Some(cold) = peer.cold.as_mut() else { return };
-        cold.held_bytes = 0;
-        for kept in std::mem::take(&mut cold.held) {
-            let Some(peer) = self.peers.get(key) else { return };
-            let mut held = match kept {
-                Kept::Traffic(held) => held,
-                // It may have been kicked from there meanwhile; to come back takes a request, and it was waiting.
-                Kept::Presence(namespace, ..) if !peer.is_member(namespace) => continue,
-                Kept::Presence(_, _, event) => {
-                    self.tell(conn, event);
-                    continue;
-                }
-            };
-            let reaches = match &held.what {
-                HeldKind::Direct(_, shares, about) => {
-                    // As without the wait: only what both are in is passed on (D25).
-                    let both = |about: NamespaceId| peer.is_member(about) && shares.binary_search(&about).is_ok();
-                    if !about.is_some_and(both) {
-                        held.name = None;
-                    }
-                    peer.shared_with(shares.iter().copied()) == Share::Member
-                }
-                HeldKind::Broadcast(namespace) => peer.is_member(*namespace),
-            };
-            match held.what {
-                _ if reaches => self.outputs.push_back(Output::Deliver { conn, held }),
-                HeldKind::Direct(..) => {
-                    self.mail_refusal(held.origin, held.from, held.session, Refusal::NoSharedNamespace);
-                }
-                // The joiner was not let in: it was never one of those whom the broadcast was for.
-                HeldKind::Broadcast(_) => {}
-            }
-        }
-    }
-
-    /// Looks up an alias for a signal or relay; the peer waits, then [`Output::Resolved`] comes.
-    pub fn resolve_alias(&mut self, key: PeerKey, alias: &str, message: Box<Unresolved>) {
-        let waiting = Waiting {
-            namespace: None,
-            name: Arc::default(),
-            what: WaitingFor::Alias(message),
-        };
-        if let Some(asker) = self.wait(key, waiting) {
-            self.send(
-                self.homes.of_alias(alias),
-                Mail::ResolveAlias {
-                    alias: alias.into(),
-                    asker,
-                },
-            );
-        }
-        self.settle();
-    }
-
-    pub(super) fn on_alias_resolved(&mut self, asker: Asker, holder: Option<Fingerprint>) {
-        let Some((peer, conn, waiting)) = self.awaited(&asker) else {
-            return;
-        };
-        if let WaitingFor::Alias(message) = waiting.what {
-            self.outputs.push_back(Output::Resolved {
-                peer,
-                to: holder,
-                message,
-            });
-        }
-        self.resume(peer, conn);
     }
 
     /// Somebody came or went in a namespace of which this shard serves members.
@@ -804,12 +499,12 @@ fn forget_ticket(peer: &mut Peer, namespace: NamespaceId) {
 }
 
 impl JoinExtra {
-    fn boxed(self) -> Option<Box<Self>> {
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
         (!self.app_type.is_empty() || !self.meta.is_empty()).then(|| Box::new(self))
     }
 }
 
-fn shown(base: &Arc<PeerInfo>, extra: Option<&JoinExtra>) -> Arc<PeerInfo> {
+pub(super) fn shown(base: &Arc<PeerInfo>, extra: Option<&JoinExtra>) -> Arc<PeerInfo> {
     match extra {
         Some(extra) if !extra.app_type.is_empty() || !extra.meta.is_empty() => {
             let shown = PeerInfo {
@@ -821,133 +516,5 @@ fn shown(base: &Arc<PeerInfo>, extra: Option<&JoinExtra>) -> Arc<PeerInfo> {
             Arc::new(shown)
         }
         _ => base.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::message::{DirectKind, Register};
-    use crate::shard::{Limits, Permits, Route};
-    use std::collections::VecDeque;
-
-    /// Two shards with one queue of mail between them.
-    struct Pair {
-        homes: Homes,
-        shards: [Shard; 2],
-        mail: VecDeque<(LoopId, Mail)>,
-        delivered: Vec<Box<Held>>,
-    }
-
-    impl Pair {
-        fn new() -> Self {
-            let homes = Homes::new(2, [1, 2, 3, 4]);
-            let limits = Arc::new(Limits {
-                max_peers: 10,
-                max_rooms: 10,
-                max_match_waiting: 10,
-                messages: None,
-                deliveries: None,
-                send_buffer_size: 32,
-                send_buffer_bytes: 1 << 20,
-                state_bytes: 1 << 30,
-            });
-            let permits = Arc::new(Permits::default());
-            let shard = |index| {
-                Shard::new(
-                    LoopId::new(index),
-                    homes.clone(),
-                    limits.clone(),
-                    permits.clone(),
-                    [0; 32],
-                )
-            };
-            Self {
-                shards: [shard(0), shard(1)],
-                homes: homes.clone(),
-                mail: VecDeque::new(),
-                delivered: Vec::new(),
-            }
-        }
-
-        fn collect(&mut self) {
-            for shard in &mut self.shards {
-                while let Some(output) = shard.poll_output() {
-                    match output {
-                        Output::Mail { to, mail } => self.mail.push_back((to, mail)),
-                        Output::Deliver { held, .. } => self.delivered.push(held),
-                        _ => {}
-                    }
-                }
-            }
-        }
-
-        fn settle(&mut self) {
-            self.collect();
-            while let Some((to, mail)) = self.mail.pop_front() {
-                self.shards[to.index()].handle_mail(mail);
-                self.collect();
-            }
-        }
-
-        /// A new peer of loop 0.
-        fn peer(&mut self, slot: u32) -> (PeerKey, Fingerprint) {
-            let mut keys = (0..).map(|number| Fingerprint::of_key(&format!("{slot} {number}")));
-            let fingerprint = keys.find(|key| self.homes.of_fingerprint(key).index() == 0).unwrap();
-            let register = Register {
-                fingerprint,
-                alias: "".into(),
-                meta: Meta::default(),
-            };
-            self.shards[0].register(ConnId::new(slot, 1), register);
-            self.settle();
-            (self.shards[0].peers.find(&fingerprint).unwrap(), fingerprint)
-        }
-
-        /// The `number`th name that is at home on loop 1.
-        fn name(&self, number: usize) -> String {
-            let mut names = (0..).map(|number: u32| format!("namespace {number}"));
-            let away = |name: &String| self.homes.of_namespace(self.homes.namespace(name)).index() == 1;
-            names.by_ref().filter(away).nth(number).unwrap()
-        }
-
-        fn join(&mut self, key: PeerKey, namespace: &str) {
-            let (app_type, meta) = ("", Meta::default());
-            let join = Request::Join {
-                namespace,
-                app_type,
-                meta,
-            };
-            self.shards[0].handle_request(key, join);
-        }
-    }
-
-    #[test]
-    fn a_held_message_names_only_a_namespace_that_its_sender_is_in() {
-        let mut pair = Pair::new();
-        let (shared, foreign) = (pair.name(0), pair.name(1));
-        let ((sender, from), (target, to)) = (pair.peer(1), pair.peer(2));
-        pair.join(sender, &shared);
-        pair.join(target, &foreign);
-        pair.settle();
-        pair.join(target, &shared);
-        for (about, name) in [(&foreign, "foreign"), (&shared, "shared")] {
-            let about = Some(pair.homes.namespace(about));
-            assert_eq!(pair.shards[0].route(sender, &to, about), Route::Hold { peer: target });
-            let held = Held {
-                what: HeldKind::Direct(DirectKind::Signal, pair.shards[0].shares(sender).collect(), about),
-                from,
-                session: pair.shards[0].identity(sender).unwrap().1,
-                origin: LoopId::new(0),
-                to,
-                name: Some(name.into()),
-                payload: None,
-            };
-            pair.shards[0].hold(target, Box::new(held)).unwrap();
-        }
-        pair.settle();
-        let names: Vec<_> = pair.delivered.iter().map(|held| held.name.as_deref()).collect();
-        assert_eq!(names, [None, Some("shared")]);
     }
 }

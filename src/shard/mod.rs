@@ -9,6 +9,7 @@
 
 mod aliases;
 mod broadcast;
+mod holding;
 mod inspect;
 mod mail;
 mod matchmaking;
@@ -18,6 +19,7 @@ mod output;
 mod peers;
 mod permits;
 mod rate_limit;
+mod requests;
 mod rooms;
 mod route;
 mod words;

@@ -1,0 +1,272 @@
+//! Requests: what a peer asks of a home, and the wait for the answer.
+//!
+//! Owns: which mail a request becomes, that a peer has one request under way at most, and what it is told when the answer is
+//! there.
+//! Never: keeps a membership (see `membership`), or answers in a home's place (see `namespaces`, `rooms`, `matchmaking`).
+
+use std::sync::Arc;
+
+use super::Shard;
+use super::mail::{Answer, Ask, Asker, Mail};
+use super::membership::{JOIN_META_MAX, JoinExtra, shown};
+use super::output::{Output, Unresolved};
+use super::peers::{PeerKey, Waiting, WaitingFor};
+use crate::ids::{ConnId, Fingerprint, NamespaceId};
+use crate::message::{Event, LIST_MAX, Meta, Refusal, Request};
+
+impl Shard {
+    /// A request of a registered peer that is not waiting. Answers, perhaps after mail, by outputs.
+    pub fn handle_request(&mut self, key: PeerKey, request: Request<'_>) {
+        match request {
+            Request::Join {
+                namespace,
+                app_type,
+                meta,
+            } => self.ask_join(key, namespace, app_type, meta, false),
+            Request::JoinRoom { room } => self.ask_join(key, room, "room", Meta::default(), true),
+            Request::CreateRoom { room, max_size } => self.ask_create_room(key, room, max_size),
+            Request::Leave { namespace } => self.ask_leave(key, namespace),
+            Request::Discover { namespace, limit } => {
+                self.ask(
+                    key,
+                    namespace,
+                    WaitingFor::Other,
+                    Ask::Discover {
+                        limit: limit.min(LIST_MAX),
+                    },
+                );
+            }
+            Request::RoomInfo { room } => self.ask(key, room, WaitingFor::Other, Ask::RoomInfo),
+            Request::Kick { room, target } => self.ask(key, room, WaitingFor::Other, Ask::Kick { target }),
+            Request::Match {
+                namespace,
+                group_size,
+                criteria,
+            } => {
+                self.ask_match(key, namespace, group_size, criteria);
+            }
+            Request::Metadata { update } => self.change_metadata(key, &update),
+        }
+        self.settle();
+    }
+
+    /// Sends a request to the home of `name`; the peer waits from here on.
+    pub(super) fn ask(&mut self, key: PeerKey, name: &str, what: WaitingFor, ask: Ask) {
+        let namespace = self.homes.namespace(name);
+        self.ask_named(key, namespace, name.into(), what, ask);
+    }
+
+    fn ask_named(&mut self, key: PeerKey, namespace: NamespaceId, name: Arc<str>, what: WaitingFor, ask: Ask) {
+        let waiting = Waiting {
+            namespace: Some(namespace),
+            name,
+            what,
+        };
+        if let Some(asker) = self.wait(key, waiting) {
+            self.send(self.homes.of_namespace(namespace), Mail::Ask { asker, namespace, ask });
+        }
+    }
+
+    fn wait(&mut self, key: PeerKey, waiting: Waiting) -> Option<Asker> {
+        let loop_id = self.id;
+        let peer = self.peers.get_mut(key)?;
+        let (fingerprint, session) = (peer.fingerprint, peer.session);
+        let cold = peer.cold();
+        debug_assert!(cold.waiting.is_none(), "a waiting peer asked again");
+        cold.requests = cold.requests.wrapping_add(1);
+        cold.waiting = Some(waiting);
+        Some(Asker {
+            loop_id,
+            fingerprint,
+            session,
+            request: cold.requests,
+        })
+    }
+
+    fn ask_join(&mut self, key: PeerKey, name: &str, app_type: &str, meta: Meta, room: bool) {
+        let namespace = self.homes.namespace(name);
+        let extra = JoinExtra {
+            app_type: app_type.into(),
+            meta,
+        };
+        if self.join_meta_bytes(key, namespace) + extra.meta.json_len() > JOIN_META_MAX {
+            return self.tell_error(key, Refusal::MetadataTooLarge);
+        }
+        let crowded = self.is_crowded(key, namespace);
+        let Some(peer) = self.peers.get(key) else { return };
+        let info = shown(&peer.info, Some(&extra));
+        let name: Arc<str> = name.into();
+        self.note_pending(key, namespace, &name);
+        let ask = Ask::Join {
+            name: name.clone(),
+            info,
+            room,
+            crowded,
+        };
+        self.ask_named(key, namespace, name, WaitingFor::Join(extra.boxed()), ask);
+    }
+
+    fn ask_create_room(&mut self, key: PeerKey, name: &str, max_size: u32) {
+        let namespace = self.homes.namespace(name);
+        let crowded = self.is_crowded(key, namespace);
+        let extra = JoinExtra {
+            app_type: "room".into(),
+            meta: Meta::default(),
+        };
+        let Some(peer) = self.peers.get(key) else { return };
+        let info = shown(&peer.info, Some(&extra));
+        let name: Arc<str> = name.into();
+        self.note_pending(key, namespace, &name);
+        let ask = Ask::CreateRoom {
+            name: name.clone(),
+            info,
+            max_size,
+            crowded,
+        };
+        self.ask_named(key, namespace, name, WaitingFor::Join(extra.boxed()), ask);
+    }
+
+    fn ask_leave(&mut self, key: PeerKey, name: &str) {
+        let namespace = self.homes.namespace(name);
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let ticket = peer.cold.as_mut().and_then(|cold| {
+            let at = cold.tickets.iter().position(|ticket| *ticket == namespace)?;
+            Some(cold.tickets.swap_remove(at))
+        });
+        // Leaving what one is not in is silence for all: clients leave rooms that they were kicked from.
+        if !self.drop_membership(key, namespace) && ticket.is_none() {
+            return;
+        }
+        self.ask_named(key, namespace, name.into(), WaitingFor::Leave, Ask::Leave);
+    }
+
+    /// A namespace's home answered.
+    pub(super) fn on_answer(&mut self, asker: Asker, namespace: NamespaceId, answer: Answer) {
+        let Some((key, conn, waiting)) = self.awaited(&asker) else {
+            return;
+        };
+        let Waiting { name, what, .. } = waiting;
+        match (answer, what) {
+            (Answer::Joined { peers, total, loops }, WaitingFor::Join(extra)) => {
+                self.end_pending(key, namespace, Some(extra));
+                self.set_loops(namespace, loops);
+                self.tell(
+                    conn,
+                    Event::PeerList {
+                        namespace: name,
+                        peers,
+                        total,
+                    },
+                );
+            }
+            (Answer::Created { max_size }, WaitingFor::Join(extra)) => {
+                self.end_pending(key, namespace, Some(extra));
+                self.set_loops(namespace, vec![(self.id, 1)]);
+                self.tell(
+                    conn,
+                    Event::RoomCreated {
+                        room: name,
+                        max_size,
+                        owner: asker.fingerprint,
+                    },
+                );
+            }
+            (Answer::Refused(refusal), WaitingFor::Join(_)) => {
+                self.end_pending(key, namespace, None);
+                self.tell(conn, Event::Error(refusal));
+            }
+            (Answer::Listed { peers, total }, _) => self.tell(
+                conn,
+                Event::PeerList {
+                    namespace: name,
+                    peers,
+                    total,
+                },
+            ),
+            (
+                Answer::Described {
+                    peer_count,
+                    max_size,
+                    owner,
+                },
+                _,
+            ) => {
+                self.tell(
+                    conn,
+                    Event::RoomInfo {
+                        room: name,
+                        peer_count,
+                        max_size,
+                        owner,
+                    },
+                );
+            }
+            (Answer::Waiting, _) => {
+                self.note_ticket(key, namespace);
+                self.tell(conn, Event::MatchWaiting);
+            }
+            (Answer::Refused(refusal), _) => self.tell(conn, Event::Error(refusal)),
+            (Answer::Done | Answer::Joined { .. } | Answer::Created { .. }, _) => {}
+        }
+        self.resume(key, conn);
+        self.release_held(key);
+    }
+
+    /// The peer, connection and request that an answer belongs to; the request is no longer waiting.
+    fn awaited(&mut self, asker: &Asker) -> Option<(PeerKey, ConnId, Waiting)> {
+        let key = self.peers.find_session(&asker.fingerprint, asker.session);
+        let peer = key.and_then(|key| self.peers.get_mut(key));
+        let conn = peer.as_ref().map(|peer| peer.conn);
+        let cold = peer
+            .and_then(|peer| peer.cold.as_mut())
+            .filter(|cold| cold.requests == asker.request);
+        let waiting = cold.and_then(|cold| cold.waiting.take());
+        if waiting.is_none() {
+            self.counters.stale_mail += 1;
+        }
+        Some((key?, conn?, waiting?))
+    }
+
+    /// Tells what was kept back during the wait and lets the connection go on.
+    fn resume(&mut self, key: PeerKey, conn: ConnId) {
+        let cold = self.peers.get_mut(key).and_then(|peer| peer.cold.as_mut());
+        let deferred = cold.map(|cold| std::mem::take(&mut cold.deferred)).unwrap_or_default();
+        for refusal in deferred {
+            self.tell(conn, Event::Error(refusal));
+        }
+        self.outputs.push_back(Output::Resume(conn));
+    }
+
+    /// Looks up an alias for a signal or relay; the peer waits, then [`Output::Resolved`] comes.
+    pub fn resolve_alias(&mut self, key: PeerKey, alias: &str, message: Box<Unresolved>) {
+        let waiting = Waiting {
+            namespace: None,
+            name: Arc::default(),
+            what: WaitingFor::Alias(message),
+        };
+        if let Some(asker) = self.wait(key, waiting) {
+            self.send(
+                self.homes.of_alias(alias),
+                Mail::ResolveAlias {
+                    alias: alias.into(),
+                    asker,
+                },
+            );
+        }
+        self.settle();
+    }
+
+    pub(super) fn on_alias_resolved(&mut self, asker: Asker, holder: Option<Fingerprint>) {
+        let Some((peer, conn, waiting)) = self.awaited(&asker) else {
+            return;
+        };
+        if let WaitingFor::Alias(message) = waiting.what {
+            self.outputs.push_back(Output::Resolved {
+                peer,
+                to: holder,
+                message,
+            });
+        }
+        self.resume(peer, conn);
+    }
+}
