@@ -201,3 +201,29 @@ fn metrics_address(server: &Server) -> SocketAddr {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn who_is_turned_away_hears_why_and_no_reset() {
+    let server = Server::start(json!({ "loops": 1, "max_peers": 1 }), &[]);
+    // The bound never is below this (peer protocol, D28).
+    let idle: Vec<TcpStream> = (0..1024).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
+    let mut answer = Vec::new();
+    let mut stream = None;
+    while_stopped(&server, || {
+        let mut late = TcpStream::connect(server.addr()).unwrap();
+        late.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        stream = Some(late);
+    });
+    let mut stream = stream.unwrap();
+    stream.set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(
+        answer.starts_with(b"HTTP/1.1 503 "),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    // After the end a reset is not read any more, but it is noted.
+    assert!(stream.take_error().unwrap().is_none());
+    drop(idle);
+}

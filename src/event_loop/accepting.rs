@@ -108,6 +108,8 @@ impl EventLoop {
         let mut transport = Transport::plain(stream);
         if let Write::Wrote(_) = transport.write(&answer) {
             transport.shutdown_write();
+            // Closing with its request unread would send RST, which may destroy the answer.
+            let _ = transport.discard(&mut self.scratch.input);
         }
         self.pool.put(answer);
     }
