@@ -38,8 +38,12 @@ impl EventLoop {
 
     /// Closes a WebSocket with a code and a reason of ours.
     pub(super) fn close(&mut self, slot: usize, code: u16, reason: &str) {
-        self.counters.close(code);
-        self.close_with(slot, Some(code), reason);
+        let connection = self.connections.get(slot);
+        // One that closes or broke already was counted then.
+        if connection.is_some_and(|connection| connection.takes_messages()) {
+            self.counters.close(code);
+            self.close_with(slot, Some(code), reason);
+        }
     }
 
     /// Says the last words of a WebSocket; its session, if any, is over.
