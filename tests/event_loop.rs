@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
-use support::{ANSWER_WITHIN, Client, ConnectOptions, Frame, Server, http};
+use support::{ANSWER_WITHIN, Client, ConnectOptions, Event, Frame, Server, http};
 
 fn register(key: &str) -> Value {
     json!({ "type": "register", "payload": { "public_key": key } })
@@ -226,4 +226,27 @@ fn who_is_turned_away_hears_why_and_no_reset() {
     // After the end a reset is not read any more, but it is noted.
     assert!(stream.take_error().unwrap().is_none());
     drop(idle);
+}
+
+#[test]
+fn a_stop_is_told_to_those_who_register_meanwhile() {
+    for _ in 0..4 {
+        let server = Server::start(json!({ "loops": 4 }), &[]);
+        let connect = |_| Client::connect(server.addr(), ConnectOptions::default());
+        let mut clients: Vec<Client> = (0..32).map(connect).collect();
+        while_stopped(&server, || {
+            for (number, client) in clients.iter().enumerate() {
+                client.send_json(&register(&format!("late {number}")));
+            }
+            server.signal("TERM");
+        });
+        for client in &mut clients {
+            let mut event = client.recv_content(ANSWER_WITHIN);
+            if let Some(Event::Message { payload, .. }) = &event {
+                assert!(String::from_utf8_lossy(payload).contains("\"registered\""));
+                event = client.recv_content(ANSWER_WITHIN);
+            }
+            assert_eq!(event.as_ref().and_then(Event::close_code), Some(1001), "{event:?}");
+        }
+    }
 }

@@ -397,6 +397,9 @@ impl EventLoop {
             self.pushed = self.mailbox.push();
             self.end_turn();
             if self.is_finished() {
+                // A connection that was on its way here is told as well: nobody sends any since all are done.
+                self.receive_mail();
+                self.flush_all();
                 return Ok(());
             }
         }

@@ -36,6 +36,10 @@ impl std::fmt::Debug for Moving {
 impl EventLoop {
     /// Registers a connection here, or sends it on its way: then it leaves when its input is put aside.
     pub(super) fn begin_registration(&mut self, slot: usize, register: Register) {
+        if self.drain.is_some() {
+            // Its home may have gone already.
+            return self.close(slot, CLOSE_GOING_AWAY, "server shutting down");
+        }
         let home = self.shard.homes().of_fingerprint(&register.fingerprint);
         self.set_phase(slot, Phase::Registering(Box::new(register.fingerprint)));
         self.set_paused(slot, true);
