@@ -137,8 +137,7 @@ impl EventLoop {
         if connection.counted {
             self.shared.permits.unregistered.release();
         }
-        if let Some(at) = self.upgrades.iter().position(|(waiting, _)| *waiting == slot) {
-            let (_, answer) = self.upgrades.swap_remove(at);
+        if let Some(answer) = self.upgrades.remove(&slot) {
             self.pool.put(answer);
         }
         if connection.address_counted {

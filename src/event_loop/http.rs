@@ -280,12 +280,12 @@ impl EventLoop {
         if let Some(address) = forwarded {
             connection.address = address;
         }
-        // Kept in the output until the home of the address agrees: nothing is flushed while the phase is Awaiting.
+        // Kept aside until the home of the address agrees.
         let mut answer = self.pool.take();
         http::push_switching_protocols(&mut answer, key, extensions);
         self.set_phase(slot, Phase::Awaiting);
         self.arm(slot);
-        self.upgrades.push((slot, answer));
+        self.upgrades.insert(slot, answer);
         if self.ask_admission(slot) {
             self.finish_upgrade(slot, true);
         }
@@ -299,10 +299,9 @@ impl EventLoop {
 
     /// The address may open a connection, or not.
     pub(super) fn finish_upgrade(&mut self, slot: usize, granted: bool) {
-        let Some(at) = self.upgrades.iter().position(|(waiting, _)| *waiting == slot) else {
+        let Some(answer) = self.upgrades.remove(&slot) else {
             return;
         };
-        let (_, answer) = self.upgrades.swap_remove(at);
         if !granted {
             self.pool.put(answer);
             self.respond(

@@ -28,6 +28,7 @@ pub mod tls;
 mod transport;
 mod writing;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -277,7 +278,7 @@ pub struct EventLoop {
     addresses: addresses::Addresses,
     stats: stats::Gather,
     /// Answers to upgrades that wait for the home of their address.
-    upgrades: Vec<(usize, Vec<u8>)>,
+    upgrades: BTreeMap<usize, Vec<u8>>,
     drain: Option<drain::Drain>,
     counters: Counters,
     /// What the shard had counted when that was last added to them.
@@ -354,7 +355,7 @@ impl EventLoop {
             leaving: None,
             scratch,
             stats: stats::Gather::default(),
-            upgrades: Vec::new(),
+            upgrades: BTreeMap::new(),
             drain: None,
             counters: Counters::default(),
             shard_counted: crate::shard::Counters::default(),
