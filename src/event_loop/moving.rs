@@ -142,7 +142,12 @@ impl EventLoop {
         connection.counted = true;
         connection.phase = Phase::Registering(Box::new(register.fingerprint));
         connection.heard_ms = self.clock.now_ms;
-        let Some(slot) = self.insert(connection) else { return };
+        let Some(slot) = self.insert(connection) else {
+            if address_counted {
+                self.address_changed(address, true, true);
+            }
+            return;
+        };
         if !unsent.is_empty() {
             self.append(slot, |out| out.extend_from_slice(&unsent));
         }
