@@ -94,14 +94,15 @@ impl EventLoop {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
-        if connection.transport.is_handshaking() {
-            if self.handshakes >= HANDSHAKES_MAX {
-                return;
-            }
-            self.handshakes += 1;
+        let handshaking = connection.transport.is_handshaking();
+        if handshaking && self.handshakes >= HANDSHAKES_MAX {
+            return;
         }
         let mut input = std::mem::take(&mut self.scratch.input);
         let result = connection.transport.read(&mut input, &mut self.scratch.cipher);
+        if handshaking && result.outcome != Read::WouldBlock {
+            self.handshakes += 1;
+        }
         if (result.short && !connection.ending) || result.outcome == Read::WouldBlock {
             connection.ready = false;
         }
