@@ -134,24 +134,41 @@ impl SessionId {
 }
 
 /// A namespace or room: a keyed 128-bit hash of its name, so any loop can compute it.
+///
+/// Two halves and not a `u128`, whose alignment would cost every membership eight bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NamespaceId(u128);
+pub struct NamespaceId {
+    /// Says which loop is its home: in ascending order of ids, those of one home stand together.
+    high: u64,
+    low: u64,
+}
 
 impl NamespaceId {
     /// As 16 bytes, for mail between loops.
     pub const fn to_bytes(self) -> [u8; 16] {
-        self.0.to_le_bytes()
+        self.as_u128().to_le_bytes()
+    }
+
+    const fn as_u128(self) -> u128 {
+        (self.high as u128) << 64 | self.low as u128
+    }
+
+    const fn from_u128(id: u128) -> Self {
+        Self {
+            high: (id >> 64) as u64,
+            low: id as u64,
+        }
     }
 
     /// From 16 bytes made by [`NamespaceId::to_bytes`].
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(u128::from_le_bytes(bytes))
+        Self::from_u128(u128::from_le_bytes(bytes))
     }
 }
 
 impl fmt::Debug for NamespaceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "NamespaceId({:08x})", self.0 as u32)
+        write!(f, "NamespaceId({:08x})", self.low as u32)
     }
 }
 
@@ -198,7 +215,7 @@ impl Homes {
 
     /// The loop that keeps a namespace's or room's roster and match queues.
     pub fn of_namespace(&self, namespace: NamespaceId) -> LoopId {
-        self.spread((namespace.0 >> 64) as u64)
+        self.spread(namespace.high)
     }
 
     /// The id of the namespace or room of this name.
@@ -206,7 +223,7 @@ impl Homes {
         // SipHash and not ahash: two names with one id would share their members, so this must be a pseudo-random function.
         let mut hasher = SipHasher13::new_with_keys(self.keys[0] ^ self.keys[2], self.keys[1] ^ self.keys[3]);
         std::hash::Hasher::write(&mut hasher, name.as_bytes());
-        NamespaceId(hasher.finish128().as_u128())
+        NamespaceId::from_u128(hasher.finish128().as_u128())
     }
 
     /// A keyed hash of a fingerprint, to compare it with the entries of an exclusion list.
