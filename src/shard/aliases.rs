@@ -6,8 +6,8 @@
 
 use ahash::RandomState;
 use compact_str::CompactString;
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
+use hashbrown::HashTable;
+use slab::Slab;
 
 use super::words::{FIRST, SECOND};
 use crate::ids::{Fingerprint, SessionId};
@@ -18,38 +18,73 @@ pub(super) const CANDIDATES: u8 = 8;
 /// The holders of the aliases at home here.
 #[derive(Debug)]
 pub(super) struct Aliases {
-    holders: HashMap<CompactString, (Fingerprint, SessionId), RandomState>,
+    /// Beside the table and not in it: a table is up to half empty, and its empty places should be small.
+    holders: Slab<Holder>,
+    by_alias: HashTable<u32>,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct Holder {
+    alias: CompactString,
+    fingerprint: Fingerprint,
+    session: SessionId,
 }
 
 impl Aliases {
     /// Nobody holds anything.
     pub(super) fn new(hasher: RandomState) -> Self {
         Self {
-            holders: HashMap::with_hasher(hasher),
+            holders: Slab::new(),
+            by_alias: HashTable::new(),
+            hasher,
         }
+    }
+
+    fn find(&self, alias: &str) -> Option<&Holder> {
+        let is_it = |slot: &u32| {
+            self.holders
+                .get(*slot as usize)
+                .is_some_and(|holder| holder.alias == alias)
+        };
+        let slot = self.by_alias.find(self.hasher.hash_one(alias), is_it)?;
+        self.holders.get(*slot as usize)
     }
 
     /// Makes `session` the holder unless somebody else is.
     pub(super) fn claim(&mut self, alias: CompactString, fingerprint: Fingerprint, session: SessionId) -> bool {
-        match self.holders.entry(alias) {
-            Entry::Occupied(holder) => holder.get().1 == session,
-            Entry::Vacant(free) => {
-                free.insert((fingerprint, session));
-                true
-            }
+        if let Some(holder) = self.find(&alias) {
+            return holder.session == session;
         }
+        let hash = self.hasher.hash_one(&*alias);
+        let slot = self.holders.insert(Holder {
+            alias,
+            fingerprint,
+            session,
+        }) as u32;
+        let (holders, hasher) = (&self.holders, &self.hasher);
+        self.by_alias
+            .insert_unique(hash, slot, |slot| hasher.hash_one(&*holders[*slot as usize].alias));
+        true
     }
 
     /// Frees the alias if `session` holds it.
     pub(super) fn release(&mut self, alias: &str, session: SessionId) {
-        if self.holders.get(alias).is_some_and(|(_, holder)| *holder == session) {
-            self.holders.remove(alias);
+        let holders = &self.holders;
+        let is_it = |slot: &u32| {
+            holders
+                .get(*slot as usize)
+                .is_some_and(|holder| holder.alias == alias && holder.session == session)
+        };
+        if let Ok(entry) = self.by_alias.find_entry(self.hasher.hash_one(alias), is_it) {
+            let (slot, _) = entry.remove();
+            self.holders.remove(slot as usize);
         }
     }
 
     /// Who holds it.
     pub(super) fn resolve(&self, alias: &str) -> Option<Fingerprint> {
-        self.holders.get(alias).map(|(fingerprint, _)| *fingerprint)
+        self.find(alias).map(|holder| holder.fingerprint)
     }
 
     /// How many are held.
@@ -61,7 +96,7 @@ impl Aliases {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Fingerprint, SessionId)> {
         self.holders
             .iter()
-            .map(|(alias, (fingerprint, session))| (&**alias, *fingerprint, *session))
+            .map(|(_, holder)| (&*holder.alias, holder.fingerprint, holder.session))
     }
 }
 
