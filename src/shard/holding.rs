@@ -63,6 +63,9 @@ impl Shard {
                 HeldKind::Broadcast(_) => {}
             }
         }
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.drop_idle_cold();
+        }
     }
 }
 

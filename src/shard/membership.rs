@@ -496,6 +496,7 @@ fn forget_ticket(peer: &mut Peer, namespace: NamespaceId) {
         // because it names the namespace of a waiting match request too.
         cold.tickets.retain(|ticket| *ticket != namespace);
     }
+    peer.drop_idle_cold();
 }
 
 impl JoinExtra {

@@ -37,14 +37,14 @@ pub(super) struct Peer {
     /// Whether the alias in `info` resolves to this session.
     pub(super) alias_held: bool,
     pub(super) open_sums: u16,
+    /// The number of the last request to another shard.
+    pub(super) requests: u32,
     pub(super) cold: Option<Box<Cold>>,
 }
 
-/// What few peers need at any moment.
+/// What few peers need at any moment: given up as soon as nothing is in it, see [`Peer::drop_idle_cold`].
 #[derive(Debug, Default)]
 pub(super) struct Cold {
-    /// The number of the last request to another shard.
-    pub(super) requests: u32,
     /// The request that is not answered yet.
     pub(super) waiting: Option<Waiting>,
     /// Refusals that came meanwhile: told after the answer.
@@ -214,8 +214,25 @@ impl Peer {
         })
     }
 
+    /// Gives up the cold part if nothing is in it: every peer has joined something once, and most then wait for nothing.
+    pub(super) fn drop_idle_cold(&mut self) {
+        if self.cold.as_ref().is_some_and(|cold| cold.is_idle()) {
+            self.cold = None;
+        }
+    }
+
     pub(super) fn waiting(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.waiting.is_some())
+    }
+}
+
+impl Cold {
+    fn is_idle(&self) -> bool {
+        self.waiting.is_none()
+            && self.deferred.is_empty()
+            && self.held.is_empty()
+            && self.tickets.is_empty()
+            && self.deliveries.is_untouched()
     }
 }
 
@@ -409,6 +426,7 @@ impl Shard {
             info: Arc::new(info),
             alias_held: claim == Claim::Settled { held: true },
             open_sums: 0,
+            requests: 0,
             cold: None,
         });
         self.outputs.push_back(Output::Registered { conn, peer });
@@ -545,5 +563,64 @@ impl Shard {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::message::Request;
+    use crate::shard::{Limits, Permits};
+
+    #[test]
+    fn a_record_stays_small() {
+        assert!(size_of::<Peer>() <= 104);
+        assert!(size_of::<Membership>() <= 40);
+        assert!(size_of::<PeerInfo>() <= 88);
+    }
+
+    #[test]
+    fn a_peer_that_waits_for_nothing_has_no_cold_part() {
+        let limits = Limits {
+            max_peers: 10,
+            max_rooms: 10,
+            max_match_waiting: 10,
+            messages: None,
+            deliveries: None,
+            send_buffer_size: 32,
+            send_buffer_bytes: 4096,
+            state_bytes: usize::MAX,
+        };
+        let homes = Homes::new(1, [1, 2, 3, 4]);
+        let permits = Arc::new(Permits::default());
+        let mut shard = Shard::new(LoopId::new(0), homes, Arc::new(limits), permits, [0; 32]);
+        let fingerprint = Fingerprint::of_key("somebody");
+        let register = Register {
+            fingerprint,
+            alias: CompactString::default(),
+            meta: Meta::default(),
+        };
+        shard.register(ConnId::new(0, 0), register);
+        let peer = shard.peers.find(&fingerprint).unwrap();
+        let has_cold = |shard: &Shard| shard.peers.get(peer).unwrap().cold.is_some();
+        let (namespace, app_type) = ("lobby", "");
+        let join = Request::Join {
+            namespace,
+            app_type,
+            meta: Meta::default(),
+        };
+        shard.handle_request(peer, join);
+        assert!(!has_cold(&shard), "the join was answered");
+        let request = Request::Match {
+            namespace,
+            group_size: 2,
+            criteria: crate::message::CriteriaKey([0; 32]),
+        };
+        shard.handle_request(peer, request);
+        assert!(has_cold(&shard), "it waits for a match");
+        shard.handle_request(peer, Request::Leave { namespace });
+        assert!(!has_cold(&shard), "it waits no longer");
     }
 }

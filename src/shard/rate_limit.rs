@@ -33,6 +33,11 @@ impl Bucket {
         self.full_at_ns <= now_ms.saturating_mul(1_000_000)
     }
 
+    /// Whether nothing was ever taken.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.full_at_ns == 0
+    }
+
     /// Takes one token.
     pub fn take(&mut self, rate: Rate, now_ms: u64) -> bool {
         self.spend(rate, rate.nanos_per_token, now_ms)

@@ -71,15 +71,14 @@ impl Shard {
         let loop_id = self.id;
         let peer = self.peers.get_mut(key)?;
         let (fingerprint, session) = (peer.fingerprint, peer.session);
-        let cold = peer.cold();
-        debug_assert!(cold.waiting.is_none(), "a waiting peer asked again");
-        cold.requests = cold.requests.wrapping_add(1);
-        cold.waiting = Some(waiting);
+        debug_assert!(!peer.waiting(), "a waiting peer asked again");
+        peer.requests = peer.requests.wrapping_add(1);
+        peer.cold().waiting = Some(waiting);
         Some(Asker {
             loop_id,
             fingerprint,
             session,
-            request: cold.requests,
+            request: peer.requests,
         })
     }
 
@@ -218,8 +217,8 @@ impl Shard {
         let peer = key.and_then(|key| self.peers.get_mut(key));
         let conn = peer.as_ref().map(|peer| peer.conn);
         let cold = peer
-            .and_then(|peer| peer.cold.as_mut())
-            .filter(|cold| cold.requests == asker.request);
+            .filter(|peer| peer.requests == asker.request)
+            .and_then(|peer| peer.cold.as_mut());
         let waiting = cold.and_then(|cold| cold.waiting.take());
         if waiting.is_none() {
             self.counters.stale_mail += 1;
@@ -233,6 +232,9 @@ impl Shard {
         let deferred = cold.map(|cold| std::mem::take(&mut cold.deferred)).unwrap_or_default();
         for refusal in deferred {
             self.tell(conn, Event::Error(refusal));
+        }
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.drop_idle_cold();
         }
         self.outputs.push_back(Output::Resume(conn));
     }
