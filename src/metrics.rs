@@ -150,6 +150,11 @@ impl Counters {
         *value = value.saturating_sub(1);
     }
 
+    /// What is counted so far.
+    pub fn get(&self, metric: Metric) -> u64 {
+        self.values[metric as usize]
+    }
+
     /// Sets a gauge.
     pub fn set(&mut self, metric: Metric, value: u64) {
         self.values[metric as usize] = value;

@@ -38,9 +38,12 @@ impl EventLoop {
                     Accept::Retry => {}
                     Accept::Exhausted => {
                         // Still ready: it is tried again after the pause, and sooner if a connection closes.
+                        let again = self.clock.now_ms < self.accept_again_ms + 10 * ACCEPT_PAUSE_MS;
                         self.accept_again_ms = self.clock.now_ms + ACCEPT_PAUSE_MS;
                         self.counters.count(Metric::AcceptPaused);
-                        tracing::warn!("out of descriptors or memory: accepting pauses");
+                        if !again || self.counters.get(Metric::AcceptPaused) == 1 {
+                            tracing::warn!("out of descriptors or memory: accepting pauses");
+                        }
                         return;
                     }
                 }
@@ -49,7 +52,13 @@ impl EventLoop {
     }
 
     fn open(&mut self, stream: TcpStream, from: SocketAddr, entrance: Entrance) {
-        if !self.shared.permits.unregistered.take(self.settings.unregistered_max) {
+        // Whoever watches must still see when strangers hold every place.
+        let most = if entrance == Entrance::Metrics {
+            usize::MAX
+        } else {
+            self.settings.unregistered_max
+        };
+        if !self.shared.permits.unregistered.take(most) {
             self.counters.count(Metric::AcceptRefused);
             return self.turn_away(stream, entrance);
         }

@@ -490,7 +490,7 @@ impl Shard {
     }
 }
 
-fn forget_ticket(peer: &mut Peer, namespace: NamespaceId) {
+pub(super) fn forget_ticket(peer: &mut Peer, namespace: NamespaceId) {
     if let Some(cold) = &mut peer.cold {
         // A request that is on its way again makes a new ticket there: Gone must still name that home, and it does,
         // because it names the namespace of a waiting match request too.

@@ -19,6 +19,7 @@ mod output;
 mod peers;
 mod permits;
 mod rate_limit;
+mod registration;
 mod requests;
 mod rooms;
 mod route;

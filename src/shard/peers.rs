@@ -1,24 +1,23 @@
-//! Peers at home: who is registered, through which connection, and how a registration comes to be.
+//! Peers at home: who is registered, through which connection, and how a session ends.
 //!
-//! Owns: the records of the peers whose home is this shard, registrations under way, and same-key replacement.
+//! Owns: the records of the peers whose home is this shard, and what every home is told when a session is over.
 //! Never: touches a namespace's roster; it only tells the homes that a session is gone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use compact_str::CompactString;
 use hashbrown::{HashMap, HashTable};
 use slab::Slab;
 
 use super::Shard;
-use super::aliases::{self, CANDIDATES};
 use super::mail::{Asker, Mail};
 use super::membership::{JoinExtra, Membership};
 use super::output::{Held, HeldKind, Output, Unresolved};
 use super::rate_limit::Bucket;
+use super::registration::Arrival;
 use crate::ids::{ConnId, Fingerprint, Homes, LoopId, NamespaceId, SessionId};
-use crate::message::{CLOSE_REPLACED, Event, Meta, PeerInfo, Refusal, Register};
+use crate::message::{Event, Meta, PeerInfo, Refusal};
 
 /// A peer of one shard: valid from [`Output::Registered`] until the session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,36 +82,6 @@ pub(super) enum WaitingFor {
     Alias(Box<Unresolved>),
 }
 
-/// A key that is between sessions.
-#[derive(Debug, Default)]
-pub(super) struct Arrival {
-    /// Homes that have not yet said that the key's earlier sessions are gone.
-    outstanding: u32,
-    /// Who registers next.
-    next: Option<Registering>,
-}
-
-/// A registration under way; it holds a permit.
-#[derive(Debug)]
-struct Registering {
-    conn: ConnId,
-    session: SessionId,
-    alias: CompactString,
-    meta: Meta,
-    claim: Claim,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claim {
-    /// The peer's own alias was asked for.
-    Wanted,
-    /// The made alias of this number was asked for.
-    Made(u8),
-    Settled {
-        held: bool,
-    },
-}
-
 /// The peers of one shard.
 #[derive(Debug)]
 pub(super) struct Peers {
@@ -169,7 +138,7 @@ impl Peers {
         (self.get(key)?.session == session).then_some(key)
     }
 
-    fn insert(&mut self, peer: Peer) -> PeerKey {
+    pub(super) fn insert(&mut self, peer: Peer) -> PeerKey {
         let hash = self.hasher.hash_one(peer.fingerprint);
         self.text_bytes += text_bytes(&peer.info);
         let slot = self.records.insert(peer) as u32;
@@ -189,7 +158,7 @@ impl Peers {
         Some(peer)
     }
 
-    fn next_session(&mut self, maker: LoopId) -> SessionId {
+    pub(super) fn next_session(&mut self, maker: LoopId) -> SessionId {
         self.sessions_made += 1;
         SessionId::new(maker, self.sessions_made)
     }
@@ -237,60 +206,6 @@ impl Cold {
 }
 
 impl Shard {
-    /// A connection asks to be a peer. Ends, perhaps after mail, in [`Output::Registered`] or
-    /// [`Output::RegistrationRefused`]; a session of the same key is replaced (D5).
-    pub fn register(&mut self, conn: ConnId, register: Register) {
-        let Register {
-            fingerprint,
-            alias,
-            meta,
-        } = register;
-        if !self.take_place_of(&fingerprint)
-            && (self.over_state_bytes() || !self.permits.registered.take(self.limits.max_peers))
-        {
-            self.outputs.push_back(Output::RegistrationRefused {
-                conn,
-                refusal: Refusal::ServerFull,
-            });
-            return;
-        }
-        let session = self.peers.next_session(self.id);
-        let (claim, alias) = match alias.is_empty() {
-            true => (Claim::Made(0), aliases::made(&fingerprint, 0)),
-            false if aliases::looks_like_fingerprint(&alias) => (Claim::Settled { held: false }, alias),
-            false => (Claim::Wanted, alias),
-        };
-        if claim != (Claim::Settled { held: false }) {
-            self.claim_alias(&fingerprint, session, alias.clone());
-        }
-        let next = Registering {
-            conn,
-            session,
-            alias,
-            meta,
-            claim,
-        };
-        self.peers.arrivals.entry(fingerprint).or_default().next = Some(next);
-        self.complete_arrival(&fingerprint);
-        self.settle();
-    }
-
-    /// A connection closed before its registration was complete.
-    pub fn abandon_registration(&mut self, conn: ConnId, fingerprint: &Fingerprint) {
-        let Some(arrival) = self.peers.arrivals.get_mut(fingerprint) else {
-            return;
-        };
-        if arrival.next.as_ref().is_none_or(|next| next.conn != conn) {
-            return;
-        }
-        if let Some(next) = arrival.next.take() {
-            self.give_up_claim(&next);
-            self.permits.registered.release();
-        }
-        self.forget_arrival_if_done(fingerprint);
-        self.settle();
-    }
-
     /// A registered connection closed: its session ends.
     pub fn close(&mut self, peer: PeerKey) {
         if self.end_session(peer).is_some() {
@@ -299,148 +214,8 @@ impl Shard {
         self.settle();
     }
 
-    /// Ends whatever holds the key now. True: its permit passes over to whoever comes next.
-    fn take_place_of(&mut self, fingerprint: &Fingerprint) -> bool {
-        let earlier = self
-            .peers
-            .arrivals
-            .get_mut(fingerprint)
-            .and_then(|arrival| arrival.next.take());
-        if let Some(earlier) = earlier {
-            self.give_up_claim(&earlier);
-            self.close_replaced(earlier.conn);
-            return true;
-        }
-        let Some(key) = self.peers.find(fingerprint) else {
-            return false;
-        };
-        if let Some(conn) = self.end_session(key) {
-            self.close_replaced(conn);
-        }
-        true
-    }
-
-    fn close_replaced(&mut self, conn: ConnId) {
-        self.counters.replaced += 1;
-        self.outputs.push_back(Output::Close {
-            conn,
-            code: CLOSE_REPLACED,
-            reason: "replaced by new connection",
-        });
-    }
-
-    /// Frees the alias of a registration that will not be. The release travels behind the claim, answered or not, and ahead
-    /// of whatever the key claims next: else the key's next session would find the alias taken by one that never was.
-    fn give_up_claim(&mut self, registering: &Registering) {
-        if registering.claim != (Claim::Settled { held: false }) {
-            let (alias, session) = (registering.alias.clone(), registering.session);
-            self.send(self.homes.of_alias(&alias), Mail::ReleaseAlias { alias, session });
-        }
-    }
-
-    fn claim_alias(&mut self, fingerprint: &Fingerprint, session: SessionId, alias: CompactString) {
-        let asker = Asker {
-            loop_id: self.id,
-            fingerprint: *fingerprint,
-            session,
-            request: 0,
-        };
-        self.send(self.homes.of_alias(&alias), Mail::ClaimAlias { alias, asker });
-    }
-
-    pub(super) fn on_alias_claimed(&mut self, asker: Asker, granted: bool) {
-        let next = self
-            .peers
-            .arrivals
-            .get_mut(&asker.fingerprint)
-            .and_then(|arrival| arrival.next.as_mut());
-        let Some(next) = next.filter(|next| next.session == asker.session) else {
-            // That registration was given up, and its alias with it.
-            self.counters.stale_mail += 1;
-            return;
-        };
-        match next.claim {
-            Claim::Made(candidate) if !granted && candidate + 1 < CANDIDATES => {
-                let alias = aliases::made(&asker.fingerprint, candidate + 1);
-                next.claim = Claim::Made(candidate + 1);
-                next.alias = alias.clone();
-                self.claim_alias(&asker.fingerprint, asker.session, alias);
-            }
-            Claim::Wanted | Claim::Made(_) | Claim::Settled { .. } => next.claim = Claim::Settled { held: granted },
-        }
-        self.complete_arrival(&asker.fingerprint);
-    }
-
-    pub(super) fn on_gone_done(&mut self, fingerprint: &Fingerprint) {
-        if let Some(arrival) = self.peers.arrivals.get_mut(fingerprint) {
-            arrival.outstanding = arrival.outstanding.saturating_sub(1);
-        }
-        self.complete_arrival(fingerprint);
-        self.forget_arrival_if_done(fingerprint);
-    }
-
-    fn forget_arrival_if_done(&mut self, fingerprint: &Fingerprint) {
-        if self
-            .peers
-            .arrivals
-            .get(fingerprint)
-            .is_some_and(|a| a.outstanding == 0 && a.next.is_none())
-        {
-            self.peers.arrivals.remove(fingerprint);
-        }
-    }
-
-    /// Makes the peer once every trace of the key's earlier sessions is gone and its alias is settled.
-    fn complete_arrival(&mut self, fingerprint: &Fingerprint) {
-        let ready = |arrival: &&mut Arrival| {
-            arrival.outstanding == 0
-                && arrival
-                    .next
-                    .as_ref()
-                    .is_some_and(|next| matches!(next.claim, Claim::Settled { .. }))
-        };
-        let arrival = self.peers.arrivals.get_mut(fingerprint).filter(ready);
-        let Some(next) = arrival.and_then(|arrival| arrival.next.take()) else {
-            return;
-        };
-        self.peers.arrivals.remove(fingerprint);
-        let Registering {
-            conn,
-            session,
-            alias,
-            meta,
-            claim,
-        } = next;
-        let info = PeerInfo {
-            fingerprint: *fingerprint,
-            alias: alias.clone(),
-            app_type: Box::default(),
-            meta,
-        };
-        let peer = self.peers.insert(Peer {
-            fingerprint: *fingerprint,
-            session,
-            conn,
-            memberships: Vec::new(),
-            messages: Bucket::default(),
-            info: Arc::new(info),
-            alias_held: claim == Claim::Settled { held: true },
-            open_sums: 0,
-            requests: 0,
-            cold: None,
-        });
-        self.outputs.push_back(Output::Registered { conn, peer });
-        self.tell(
-            conn,
-            Event::Registered {
-                fingerprint: *fingerprint,
-                alias,
-            },
-        );
-    }
-
     /// Removes the peer and tells every home that holds something of the session. Returns its connection. The permit stays taken.
-    fn end_session(&mut self, key: PeerKey) -> Option<ConnId> {
+    pub(super) fn end_session(&mut self, key: PeerKey) -> Option<ConnId> {
         let mut peer = self.peers.remove(key)?;
         let asker = Asker {
             loop_id: self.id,
@@ -570,7 +345,10 @@ impl Shard {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use compact_str::CompactString;
+
     use super::*;
+    use crate::message::Register;
     use crate::message::Request;
     use crate::shard::{Limits, Permits};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::mail::{Answer, Ask, Asker, Mail};
-use super::membership::{JOIN_META_MAX, JoinExtra, shown};
+use super::membership::{self, JOIN_META_MAX, JoinExtra, shown};
 use super::output::{Output, Unresolved};
 use super::peers::{PeerKey, Waiting, WaitingFor};
 use crate::ids::{ConnId, Fingerprint, NamespaceId};
@@ -203,6 +203,13 @@ impl Shard {
             (Answer::Waiting, _) => {
                 self.note_ticket(key, namespace);
                 self.tell(conn, Event::MatchWaiting);
+            }
+            (Answer::Refused(refusal), WaitingFor::Match) => {
+                // The home took the earlier request of this namespace back before it refused the new one.
+                if let Some(peer) = self.peers.get_mut(key) {
+                    membership::forget_ticket(peer, namespace);
+                }
+                self.tell(conn, Event::Error(refusal));
             }
             (Answer::Refused(refusal), _) => self.tell(conn, Event::Error(refusal)),
             (Answer::Done | Answer::Joined { .. } | Answer::Created { .. }, _) => {}
