@@ -141,6 +141,8 @@ fn assert_serves_without_metrics(port: u16, config: serde_json::Value) {
     assert_eq!(http(server.addr(), "GET", "/livez", &[]).status, 200);
     assert_eq!(http(server.addr(), "GET", "/metrics", &[]).status, 404);
     Peer::register(server.addr(), "somebody").round_trip();
+    // The log is read by a thread of its own.
+    wait_until(|| server.stderr().contains(" serving "), || server.stderr());
     let log = server.stderr();
     let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
     assert_eq!(warnings.len(), 1, "{log}");
