@@ -434,6 +434,7 @@ impl Shard {
         members: &[(Fingerprint, SessionId)],
         matched: &Arc<Matched>,
     ) {
+        let start = self.targets.len();
         for (fingerprint, session) in members {
             let key = self.peers.find_session(fingerprint, *session);
             let Some(peer) = key.and_then(|key| self.peers.get_mut(key)) else {
@@ -441,9 +442,15 @@ impl Shard {
                 self.counters.stale_mail += 1;
                 continue;
             };
-            let conn = peer.conn;
+            self.targets.push(peer.conn);
             forget_ticket(peer, namespace);
-            self.tell(conn, Event::Matched(matched.clone()));
+        }
+        // Rendered once: a group may have a thousand members, and each is told of all of them.
+        if self.targets.len() > start {
+            self.outputs.push_back(Output::FanOut {
+                targets: start..self.targets.len(),
+                event: Event::Matched(matched.clone()),
+            });
         }
     }
 
