@@ -15,8 +15,10 @@ use crate::ids::LoopId;
 const INBOX_BATCHES: usize = 4096;
 /// Batches that wait to be used again by their sender.
 const SPARE_BATCHES: usize = 256;
-/// A batch whose bytes or items grew past this gives them back to the allocator when it is recycled.
+/// A batch whose bytes grew past this gives them back to the allocator when it is recycled.
 const BATCH_BYTES_KEPT: usize = 256 * 1024;
+/// The same for its items: a burst of some thousand signals to one loop is ordinary, and must find them again.
+const BATCH_ITEMS_KEPT: usize = 8192;
 /// Undelivered batches from which on a loop should take in no more work.
 const CONGESTED_BATCHES: usize = 256;
 
@@ -47,7 +49,7 @@ impl<T> Batch<T> {
         self.items.clear();
         self.bytes.clear();
         self.weight = 0;
-        if self.items.capacity().saturating_mul(size_of::<T>()) > BATCH_BYTES_KEPT {
+        if self.items.capacity() > BATCH_ITEMS_KEPT {
             self.items = Vec::new();
         }
         if self.bytes.capacity() > BATCH_BYTES_KEPT {
