@@ -1,0 +1,116 @@
+//! One target under one workload, measured in rounds.
+//!
+//! Owns: the order of things: connect, warm up, measure, pause, check.
+//! Never: talks to a server itself; its workers do.
+
+pub mod sample;
+pub mod target;
+pub mod workers;
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use self::sample::{Sample, SystemCalls};
+use self::target::{Options, Target};
+use self::workers::Workers;
+use crate::report::Outcome;
+use crate::workload::Workload;
+
+/// How a measurement is made, besides its workload.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How the server is started.
+    pub server: Options,
+    /// Cores of the workers.
+    pub cores: Vec<usize>,
+    /// Worker processes; 0: as many as are needed.
+    pub workers: usize,
+    /// Whether system calls are counted, for a second after each measurement.
+    pub system_calls: bool,
+    /// Whether no progress is shown.
+    pub quiet: bool,
+}
+
+/// A target with all its connections.
+pub struct Session {
+    /// What is measured.
+    pub target: Target,
+    workload: Workload,
+    plan: Plan,
+    workers: Workers,
+}
+
+/// Connections of one worker process: below the usual limits of descriptors and of ports.
+const PER_WORKER: usize = 18_000;
+
+impl Session {
+    /// Starts the target and connects everything.
+    ///
+    /// # Errors
+    /// What keeps it from being measured.
+    pub fn open(what: &str, workload: &Workload, plan: &Plan) -> Result<Self, String> {
+        let target = Target::open(what, workload, &plan.server)?;
+        let connections = workload.connections();
+        let needed = connections.div_ceil(PER_WORKER.min(descriptors().saturating_sub(64)).max(1));
+        let count = plan.workers.max(needed).max(1).min(connections.max(1));
+        let patience = Duration::from_secs(30) + Duration::from_millis(connections as u64 * 2);
+        let workers = Workers::start(workload, &target, &plan.cores, count, patience, plan.quiet)?;
+        Ok(Self {
+            target,
+            workload: workload.clone(),
+            plan: plan.clone(),
+            workers,
+        })
+    }
+
+    /// One warm-up and one measurement; afterwards nothing is under way.
+    ///
+    /// # Errors
+    /// A worker or the target has ended. What the target did wrong is in the outcome.
+    pub fn round(&mut self) -> Result<Outcome, String> {
+        self.workers.begin()?;
+        sleep(Duration::from_secs_f64(self.workload.warm_up));
+        self.workers.forget()?;
+        let (before, started, counts_before) = (self.sample(), Instant::now(), self.workers.mark()?);
+        sleep(Duration::from_secs_f64(self.workload.seconds));
+        let (after, elapsed, counts_after) = (self.sample(), started.elapsed(), self.workers.mark()?);
+        let calls = match (self.plan.system_calls, self.target.pid) {
+            (true, Some(pid)) => self.count_calls(pid)?,
+            _ => None,
+        };
+        self.workers.pause()?;
+        let (latency, report) = self.workers.report()?;
+        Ok(Outcome::new(
+            &self.target.name,
+            elapsed,
+            (before, after),
+            counts_after.since(&counts_before),
+            calls,
+            &latency,
+            &report,
+        ))
+    }
+
+    fn sample(&self) -> Sample {
+        self.target.pid.map(sample::take).unwrap_or_default()
+    }
+
+    /// System calls of the server for each message that arrives. The counter attaches some time after it was started, so
+    /// the rate of the calls is set against the rate of the messages, both over their own times.
+    fn count_calls(&mut self, pid: u32) -> Result<Option<f64>, String> {
+        let Some(calls) = SystemCalls::begin(pid) else {
+            return Ok(None);
+        };
+        let (before, began) = (self.workers.mark()?, Instant::now());
+        sleep(Duration::from_millis(1500));
+        let (arrived, elapsed) = (self.workers.mark()?.since(&before).arrived, began.elapsed());
+        let messages_per_second = arrived as f64 / elapsed.as_secs_f64();
+        Ok(calls.end_per_second().map(|calls| calls / messages_per_second.max(1.0)))
+    }
+}
+
+/// Open files that one process may have.
+fn descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.map_or(usize::MAX, |limit| limit as usize)
+}

@@ -1,0 +1,239 @@
+//! What came of a measurement, as a table or as JSON.
+//!
+//! Owns: the figures and their units.
+//! Never: measures.
+
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use crate::control::sample::Sample;
+use crate::worker::protocol::{Counts, Report};
+
+/// One round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// What was measured.
+    pub target: String,
+    /// How long, in seconds.
+    pub seconds: f64,
+    /// Messages that arrived in that time.
+    pub messages: u64,
+    /// The same, for each second.
+    pub per_second: f64,
+    /// Messages that were refused.
+    pub refused: u64,
+    /// Nanoseconds of the server's CPU for each message.
+    pub cpu_ns: f64,
+    /// How much of one core the server used.
+    pub server_busy: f64,
+    /// How much of one core the workers used.
+    pub generator_busy: f64,
+    /// System calls of the server for each message.
+    pub system_calls: Option<f64>,
+    /// Context switches of the server for each message.
+    pub switches: f64,
+    /// Bytes of the server's process in memory.
+    pub rss: u64,
+    /// Bytes of the kernel for TCP buffers.
+    pub tcp_memory: u64,
+    /// Latencies in microseconds.
+    pub latency_us: Latency,
+    /// What went wrong; any makes the run a failure.
+    pub failures: Vec<String>,
+    /// How much went wrong.
+    pub failed: u64,
+}
+
+/// Percentiles in microseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Latency {
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub max: f64,
+}
+
+impl Outcome {
+    /// From what was counted and sampled before and after.
+    pub fn new(
+        target: &str,
+        elapsed: Duration,
+        (before, after): (Sample, Sample),
+        counts: Counts,
+        system_calls: Option<f64>,
+        latency: &Histogram<u64>,
+        report: &Report,
+    ) -> Self {
+        let seconds = elapsed.as_secs_f64();
+        let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns) as f64;
+        let messages = counts.arrived.max(1) as f64;
+        let at = |share: f64| latency.value_at_quantile(share) as f64 / 1e3;
+        Self {
+            target: target.to_owned(),
+            seconds,
+            messages: counts.arrived,
+            per_second: counts.arrived as f64 / seconds,
+            refused: counts.refused,
+            cpu_ns: cpu_ns / messages,
+            server_busy: cpu_ns / 1e9 / seconds,
+            generator_busy: counts.busy_ns as f64 / 1e9 / seconds,
+            system_calls,
+            switches: after.switches.saturating_sub(before.switches) as f64 / messages,
+            rss: after.rss,
+            tcp_memory: after.tcp_memory,
+            latency_us: Latency {
+                p50: at(0.5),
+                p90: at(0.9),
+                p99: at(0.99),
+                p999: at(0.999),
+                max: latency.max() as f64 / 1e3,
+            },
+            failures: report.failures.clone(),
+            failed: report.failed,
+        }
+    }
+}
+
+/// Median, least and greatest of some figures.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one figure.
+    pub fn of(figures: impl IntoIterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = figures.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        let median = match sorted.len() {
+            0 => 0.0,
+            len if len % 2 == 1 => sorted[middle],
+            _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+        };
+        Self {
+            median,
+            min: sorted.first().copied().unwrap_or(0.0),
+            max: sorted.last().copied().unwrap_or(0.0),
+        }
+    }
+
+    /// `median (min-max)`.
+    pub fn show(&self, digits: usize) -> String {
+        let Self { median, min, max } = self;
+        format!("{median:.digits$} ({min:.digits$}-{max:.digits$})")
+    }
+}
+
+/// The figures of a round that tables show: name, digits after the point, and how to get it.
+type Row = (&'static str, usize, fn(&Outcome) -> f64);
+
+/// What tables show, in their order.
+pub const ROWS: &[Row] = &[
+    ("messages/s", 0, |o| o.per_second),
+    ("server CPU, ns/message", 1, |o| o.cpu_ns),
+    ("system calls/message", 3, |o| o.system_calls.unwrap_or(f64::NAN)),
+    ("context switches/message", 4, |o| o.switches),
+    ("latency p50, us", 1, |o| o.latency_us.p50),
+    ("latency p90, us", 1, |o| o.latency_us.p90),
+    ("latency p99, us", 1, |o| o.latency_us.p99),
+    ("latency p99.9, us", 1, |o| o.latency_us.p999),
+    ("latency max, us", 1, |o| o.latency_us.max),
+    ("server busy, cores", 2, |o| o.server_busy),
+    ("generator busy, cores", 2, |o| o.generator_busy),
+    ("refused", 0, |o| o.refused as f64),
+    ("server RSS, MiB", 1, |o| o.rss as f64 / 1048576.0),
+    ("kernel TCP buffers, MiB", 1, |o| o.tcp_memory as f64 / 1048576.0),
+];
+
+/// An empty table with these column heads.
+pub fn table(heads: impl IntoIterator<Item = String>) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_header(heads.into_iter().collect::<Vec<_>>());
+    table
+}
+
+/// All figures of several targets, round by round: medians with spread, and the median of each round's ratio to the first.
+pub fn compare(targets: &[Vec<Outcome>]) -> Table {
+    let name = |outcomes: &Vec<Outcome>| outcomes.first().map_or(String::new(), |outcome| outcome.target.clone());
+    let mut heads = vec![String::new()];
+    for (index, outcomes) in targets.iter().enumerate() {
+        heads.push(name(outcomes));
+        if index > 0 {
+            heads.push(format!("/ {}", name(&targets[0])));
+        }
+    }
+    let mut table = table(heads);
+    for (name, digits, figure) in ROWS {
+        let mut row = vec![(*name).to_owned()];
+        for (index, outcomes) in targets.iter().enumerate() {
+            let spread = Spread::of(outcomes.iter().map(figure));
+            if spread.median.is_nan() {
+                row.push("-".to_owned());
+            } else {
+                row.push(if outcomes.len() > 1 {
+                    spread.show(*digits)
+                } else {
+                    format!("{:.digits$}", spread.median)
+                });
+            }
+            if index > 0 {
+                row.push(match ratio(&targets[0], outcomes, *figure) {
+                    Some(ratio) => ratio.show(3),
+                    None => "-".to_owned(),
+                });
+            }
+        }
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// The ratios of a figure in each round.
+pub fn ratio(base: &[Outcome], other: &[Outcome], figure: fn(&Outcome) -> f64) -> Option<Spread> {
+    let ratios: Vec<f64> = base
+        .iter()
+        .zip(other)
+        .map(|(base, other)| figure(other) / figure(base))
+        .collect();
+    let sound = !ratios.is_empty() && ratios.iter().all(|ratio| ratio.is_finite());
+    sound.then(|| Spread::of(ratios))
+}
+
+/// Prints what went wrong. Whether anything did.
+pub fn failed(outcomes: &[Outcome]) -> bool {
+    let mut any = false;
+    for outcome in outcomes.iter().filter(|outcome| outcome.failed > 0) {
+        any = true;
+        eprintln!("FAIL {}: {} faults", outcome.target, outcome.failed);
+        for failure in &outcome.failures {
+            eprintln!("  {failure}");
+        }
+    }
+    any
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_median_is_the_middle_or_between_the_two() {
+        let spread = Spread::of([3.0, 1.0, 2.0]);
+        assert_eq!((spread.median, spread.min, spread.max), (2.0, 1.0, 3.0));
+        assert_eq!(Spread::of([1.0, 2.0]).median, 1.5);
+        assert_eq!(Spread::of([2.0, 4.0]).show(1), "3.0 (2.0-4.0)");
+    }
+}

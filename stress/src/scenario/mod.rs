@@ -1,0 +1,79 @@
+//! What a worker's connections do; one file for each scenario.
+//!
+//! Owns: the interface between a scenario and its worker.
+//! Never: touches a socket.
+
+mod inbox;
+mod pattern;
+mod signal;
+
+use std::time::Duration;
+
+use crate::worker::io::Io;
+use crate::worker::protocol::Job;
+use crate::workload::Kind;
+
+/// A scenario's share of one worker. Peers are numbered from 0 in each worker.
+pub trait Scenario {
+    /// Connections to make before anything begins.
+    fn peers(&self) -> usize;
+
+    /// What a peer joins when it connects.
+    fn namespaces(&self, peer: usize) -> Vec<String>;
+
+    /// On the floor: members of one group get what one of them sends.
+    fn group(&self, peer: usize) -> usize {
+        peer
+    }
+
+    /// A connection has become ready.
+    fn on_ready(&mut self, io: &mut Io, slot: usize);
+
+    /// All connections are ready; it may block.
+    ///
+    /// # Errors
+    /// What makes the measurement impossible.
+    fn prepare(&mut self, io: &mut Io) -> Result<(), String> {
+        let _ = io;
+        Ok(())
+    }
+
+    /// Begin, or go on after a pause.
+    fn start(&mut self, io: &mut Io);
+
+    /// Start nothing new.
+    fn pause(&mut self, io: &mut Io);
+
+    /// Whether nothing is under way.
+    fn is_quiet(&self) -> bool;
+
+    /// What is under way.
+    fn describe_missing(&self) -> String;
+
+    /// Input of a ready connection. Returns how much of it was used.
+    fn on_input(&mut self, io: &mut Io, slot: usize, bytes: &[u8]) -> usize;
+
+    /// Once a turn. Returns when to be called again at the latest.
+    fn on_turn(&mut self, io: &mut Io) -> Option<Duration> {
+        let _ = io;
+        None
+    }
+
+    /// A connection has ended without being asked to.
+    fn on_ended(&mut self, io: &mut Io, slot: usize, peer: usize, why: &str) {
+        let _ = slot;
+        io.fail(format!("peer {peer} lost its connection: {why}"));
+    }
+}
+
+/// The share of a worker.
+pub fn make(job: &Job) -> Box<dyn Scenario> {
+    match job.workload.scenario {
+        Kind::Signal => Box::new(signal::Signal::new(job)),
+    }
+}
+
+/// The share of worker `job.worker` in `total` things.
+pub fn share(job: &Job, total: usize) -> usize {
+    total / job.workers + usize::from(job.worker < total % job.workers)
+}

@@ -1,0 +1,142 @@
+//! What is to be done: a scenario and its parameters, as read from a file or the command line.
+//!
+//! Owns: the names of scenarios and parameters, and their defaults.
+//! Never: does any of it; `scenario` does.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A workload. In a file: one JSON object of these members; every one but `scenario` has a default.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Workload {
+    /// The question that this workload answers.
+    pub question: String,
+    /// What is done.
+    pub scenario: Kind,
+    /// Pairs of peers that exchange messages.
+    pub pairs: usize,
+    /// Messages that a pair has under way at once.
+    pub window: usize,
+    /// Bytes of a message's payload.
+    pub size: usize,
+    /// Connected peers: all of them, or those beside the pairs.
+    pub peers: usize,
+    /// Members of each namespace.
+    pub namespace_size: usize,
+    /// Messages, joins or connections a second, of all workers together; 0: as fast as answers come.
+    pub rate: f64,
+    /// Whether the two of a pair live on the same loop of the server.
+    pub placement: Placement,
+    /// Whether connections speak TLS.
+    pub tls: bool,
+    /// Whether permessage-deflate is asked for.
+    pub compression: bool,
+    /// Seconds before the measurement, and of it.
+    pub warm_up: f64,
+    /// Seconds of the measurement.
+    pub seconds: f64,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Pairs of peers signal: each next message when an earlier one has arrived, or at a fixed rate.
+    #[default]
+    Signal,
+}
+
+/// Where the two of a pair live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Placement {
+    /// Wherever their keys put them.
+    #[default]
+    Any,
+    /// On one loop.
+    SameLoop,
+    /// On two loops.
+    CrossLoop,
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            question: String::new(),
+            scenario: Kind::Signal,
+            pairs: 50,
+            window: 1,
+            size: 300,
+            peers: 0,
+            namespace_size: 2,
+            rate: 0.0,
+            placement: Placement::Any,
+            tls: false,
+            compression: false,
+            warm_up: 0.5,
+            seconds: 3.0,
+        }
+    }
+}
+
+impl Workload {
+    /// Reads a workload: a file, or the name of a scenario with its defaults; then `key=value` settings over it.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and what is not a workload.
+    pub fn read(name: &str, settings: &[String]) -> Result<Self, String> {
+        let mut members = if Path::new(name).is_file() {
+            let text = fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
+            serde_json::from_str(&text).map_err(|error| format!("{name}: {error}"))?
+        } else {
+            Map::from_iter([("scenario".to_owned(), Value::from(name))])
+        };
+        for setting in settings {
+            let (key, value) = setting
+                .split_once('=')
+                .ok_or_else(|| format!("`{setting}` is not of the form key=value"))?;
+            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            members.insert(key.to_owned(), value);
+        }
+        let workload: Self = serde_json::from_value(members.into()).map_err(|error| format!("{name}: {error}"))?;
+        workload.check().map_err(|error| format!("{name}: {error}"))?;
+        Ok(workload)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let rules = [
+            (self.pairs > 0, "pairs must be at least 1"),
+            (self.window > 0, "window must be at least 1"),
+            (
+                self.size >= 64,
+                "size must be at least 64 bytes, which hold the pair and the number",
+            ),
+            (self.namespace_size >= 2, "namespace_size must be at least 2"),
+            (self.rate >= 0.0 && self.rate.is_finite(), "rate must not be negative"),
+            (
+                self.seconds > 0.0 && self.seconds <= 3600.0,
+                "seconds must be between 0 and 3600",
+            ),
+            (
+                self.warm_up >= 0.0 && self.warm_up <= 600.0,
+                "warm_up must be between 0 and 600",
+            ),
+        ];
+        match rules.iter().find(|(kept, _)| !kept) {
+            Some((_, rule)) => Err((*rule).to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// Connections of all workers together, before anything begins.
+    pub fn connections(&self) -> usize {
+        match self.scenario {
+            Kind::Signal if self.placement == Placement::Any => self.peers.max(2 * self.pairs),
+            Kind::Signal => self.peers.max(6 * self.pairs + 16),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The program as a user calls it: against the floor, against a server, and against one that loses something.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const SHORT: &[&str] = &["pairs=4", "warm_up=0.05", "seconds=0.2"];
+
+fn stress(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_peer-stress"))
+        .args(args)
+        .args(["--json", "--server-cores", "0", "--generator-cores", "0"])
+        .output()
+        .unwrap()
+}
+
+/// Built beside the program that is tested, by the same `cargo test --workspace`.
+fn server() -> PathBuf {
+    let server = Path::new(env!("CARGO_BIN_EXE_peer-stress")).with_file_name("peer-server");
+    assert!(
+        server.is_file(),
+        "build the workspace first: {} is missing",
+        server.display()
+    );
+    server
+}
+
+fn rounds(output: &Output) -> Vec<Value> {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let targets: Value = serde_json::from_slice(&output.stdout).unwrap();
+    targets
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rounds| rounds[0].clone())
+        .collect()
+}
+
+fn run(target: &str, settings: &[&str]) -> Output {
+    stress(&[&["run", "signal"], SHORT, settings, &["--target", target]].concat())
+}
+
+#[test]
+fn a_comparison_measures_the_floor_and_a_server_with_the_same_workload() {
+    let server = server();
+    let server = format!("server={}", server.display());
+    let sets: Vec<&str> = SHORT.iter().flat_map(|setting| ["--set", setting]).collect();
+    let output = stress(&[&["compare", "floor", &server, "--workload", "signal"], &sets[..]].concat());
+    let rounds = rounds(&output);
+    assert_eq!(
+        (&rounds[0]["target"], &rounds[1]["target"]),
+        (&"floor".into(), &"server".into())
+    );
+    for round in rounds {
+        assert!(round["messages"].as_u64().unwrap() > 0, "{round}");
+        assert!(round["cpu_ns"].as_f64().unwrap() > 0.0, "{round}");
+        assert_eq!(round["failed"], 0);
+    }
+}
+
+#[test]
+fn every_way_to_speak_arrives_whole() {
+    let server = server();
+    let ways: &[&[&str]] = &[
+        &["window=64", "size=4000"],
+        &["tls=true", "window=4"],
+        &["compression=true", "size=4000"],
+        &["tls=true", "compression=true", "size=2000", "window=3"],
+        &["rate=2000"],
+    ];
+    for way in ways {
+        let output = run(server.to_str().unwrap(), way);
+        assert!(rounds(&output)[0]["messages"].as_u64().unwrap() > 0, "{way:?}");
+    }
+}
+
+#[test]
+fn peers_are_placed_on_loops_on_request() {
+    let server = server();
+    for placement in ["placement=same-loop", "placement=cross-loop"] {
+        let args = [
+            &["run", "signal"],
+            SHORT,
+            &[placement, "--target", server.to_str().unwrap(), "--loops", "2"],
+        ];
+        assert!(rounds(&stress(&args.concat()))[0]["messages"].as_u64().unwrap() > 0);
+    }
+}
+
+#[test]
+fn what_is_lost_fails_the_run() {
+    for window in ["window=1", "window=8"] {
+        let output = run("floor-that-loses-every:50", &[window]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("FAIL"));
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_is_a_plain_error() {
+    let output = run("127.0.0.1:1", &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no server at 127.0.0.1:1"));
+}
