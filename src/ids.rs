@@ -12,8 +12,6 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 32]);
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
-
 impl Fingerprint {
     /// How many characters its written form has.
     pub const HEX_LEN: usize = 64;
@@ -35,30 +33,39 @@ impl Fingerprint {
 
     /// Reads exactly 64 lowercase hex digits; anything else is not a fingerprint.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
+        let digits: &[u8; Self::HEX_LEN] = text.as_bytes().try_into().ok()?;
+        // Both loops run to their end whatever they find: without a branch the compiler makes vectors of them.
+        let mut nibbles = [0; Self::HEX_LEN];
+        let mut strange = false;
+        for (nibble, digit) in nibbles.iter_mut().zip(digits) {
+            let (decimal, letter) = (digit.wrapping_sub(b'0'), digit.wrapping_sub(b'a'));
+            strange |= (decimal > 9) & (letter > 5);
+            *nibble = if decimal > 9 { letter.wrapping_add(10) } else { decimal };
+        }
+        if strange {
+            return None;
+        }
         let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        for (byte, [high, low]) in bytes.iter_mut().zip(nibbles.as_chunks::<2>().0) {
+            *byte = high << 4 | low;
         }
         Some(Self(bytes))
     }
 
     /// The 64 lowercase hex digits.
     pub fn hex(&self) -> [u8; 64] {
-        let mut text = [0; 64];
+        let mut text = [0; Self::HEX_LEN];
         for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
-            *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+            *pair = [hex_digit(byte >> 4), hex_digit(byte & 15)];
         }
         text
     }
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
+/// Arithmetic that cannot fail and not a table, so that a loop over it becomes vectors.
+#[inline]
+fn hex_digit(nibble: u8) -> u8 {
+    nibble.wrapping_add(if nibble > 9 { b'a' - 10 } else { b'0' })
 }
 
 /// Eight hex digits: what logs may carry of a fingerprint.
@@ -266,6 +273,26 @@ mod tests {
         assert!(Fingerprint::parse(&"A".repeat(64)).is_none());
         assert!(Fingerprint::parse(&"a".repeat(63)).is_none());
         assert!(Fingerprint::parse(&"g".repeat(64)).is_none());
+        for other in (0..=0x7f).map(char::from) {
+            let digit = other.is_ascii_digit() || ('a'..='f').contains(&other);
+            for place in [0, 31, 63] {
+                let mut text = "0".repeat(64);
+                text.replace_range(place..=place, &other.to_string());
+                assert_eq!(Fingerprint::parse(&text).is_some(), digit, "{other:?} at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_is_read_as_it_was_written() {
+        for first in 0..=u8::MAX {
+            let bytes = std::array::from_fn(|place| first.wrapping_add(place as u8 * 7));
+            let fingerprint = Fingerprint::from_bytes(bytes);
+            let text = String::from_utf8(fingerprint.hex().to_vec()).unwrap();
+            let spelled: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(text, spelled);
+            assert_eq!(Fingerprint::parse(&text), Some(fingerprint));
+        }
     }
 
     #[test]
