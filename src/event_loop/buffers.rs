@@ -30,6 +30,13 @@ impl Pool {
         self.large.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES))
     }
 
+    /// An empty block that is larger than `capacity`, if one waits here. It replaces one that was taken.
+    pub(super) fn take_larger(&mut self, capacity: usize) -> Option<Vec<u8>> {
+        let block = self.large.pop_if(|block| block.capacity() > capacity)?;
+        self.taken += 1;
+        Some(block)
+    }
+
     /// Gives a block back. It is cleared and kept, or freed if it is of no use or the pool is full.
     ///
     /// A block that was not taken from here is welcome.
@@ -125,6 +132,17 @@ mod tests {
         );
         assert_eq!(pool.take().capacity(), BLOCK_BYTES);
         assert_eq!(pool.take().capacity(), SMALL_BYTES_MAX + 1);
+    }
+
+    #[test]
+    fn a_larger_block_is_given_only_if_it_is_larger() {
+        let mut pool = Pool::new();
+        pool.put(Vec::with_capacity(BLOCK_BYTES));
+        assert_eq!(pool.take_larger(0), None, "no large one");
+        pool.put(Vec::with_capacity(2 * SMALL_BYTES_MAX));
+        assert_eq!(pool.take_larger(2 * SMALL_BYTES_MAX), None);
+        let larger = pool.take_larger(SMALL_BYTES_MAX).unwrap();
+        assert_eq!((larger.capacity(), pool.taken()), (2 * SMALL_BYTES_MAX, 1));
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl EventLoop {
         {
             return;
         }
-        self.append(slot, |out| push_close(out, code, reason));
+        self.append(slot, reason.len(), |out| push_close(out, code, reason));
         self.close_after_flush(slot);
     }
 

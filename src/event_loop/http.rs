@@ -196,7 +196,7 @@ impl EventLoop {
         head_only: bool,
         keep_alive: bool,
     ) {
-        self.append(slot, |out| {
+        self.append(slot, body.len(), |out| {
             http::push_response(out, status, headers, body, head_only, keep_alive)
         });
     }
@@ -314,7 +314,7 @@ impl EventLoop {
             );
             return self.close_after_flush(slot);
         }
-        self.append(slot, |out| out.extend_from_slice(&answer));
+        self.append(slot, answer.len(), |out| out.extend_from_slice(&answer));
         self.pool.put(answer);
         self.counters.count(Metric::Upgrades);
         match self.settings.service {

@@ -268,6 +268,8 @@ pub struct EventLoop {
     ready: Vec<u32>,
     /// Connections with output to write.
     dirty: Vec<u32>,
+    /// Connections with so much output that it is written before the turn ends.
+    early: Vec<u32>,
     /// Connections to remove before the turn ends.
     dead: Vec<u32>,
     /// Peers whose connection is over, and which one that was: the key may serve another before the shard is told.
@@ -350,6 +352,7 @@ impl EventLoop {
             clock,
             ready: Vec::new(),
             dirty: Vec::new(),
+            early: Vec::new(),
             dead: Vec::new(),
             ended: Vec::new(),
             leaving: None,

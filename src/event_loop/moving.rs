@@ -149,7 +149,7 @@ impl EventLoop {
             return;
         };
         if !unsent.is_empty() {
-            self.append(slot, |out| out.extend_from_slice(&unsent));
+            self.append(slot, unsent.len(), |out| out.extend_from_slice(&unsent));
         }
         self.keep_unread(slot, &unread);
         if self.drain.is_some() {

@@ -9,6 +9,13 @@ use crate::codec::websocket;
 /// Gathered output past this is written at once instead of at the end of the iteration.
 pub(super) const GATHER_BYTES: usize = 64 * 1024;
 
+/// Output of one connection past this is written as soon as the input that caused it is used up: its block is then free
+/// for the next connection while it is still in the cache.
+pub(super) const EARLY_BYTES: usize = 12 * 1024;
+
+/// The longest header of a frame of ours (RFC 6455, section 5.2).
+const HEADER_BYTES_MAX: usize = 10;
+
 /// Unsent output: whole frames, perhaps behind an HTTP answer, the first perhaps partly sent.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
@@ -46,10 +53,17 @@ impl Outgoing {
         self.bytes.get(self.sent..).unwrap_or_default()
     }
 
-    /// Appends one frame, or an HTTP answer where no frame was queued yet: `write` appends it.
-    pub(super) fn push(&mut self, pool: &mut Pool, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends one frame, or an HTTP answer where no frame was queued yet: `write` appends it, about `len` bytes.
+    pub(super) fn push(&mut self, pool: &mut Pool, len: usize, write: impl FnOnce(&mut Vec<u8>)) {
         if self.bytes.capacity() == 0 {
             self.bytes = pool.take();
+        }
+        // A block that is large already spares all the steps of growing.
+        if self.bytes.len() + len + HEADER_BYTES_MAX > self.bytes.capacity()
+            && let Some(mut larger) = pool.take_larger(self.bytes.capacity())
+        {
+            larger.extend_from_slice(&self.bytes);
+            pool.put(std::mem::replace(&mut self.bytes, larger));
         }
         let first = self.is_empty();
         write(&mut self.bytes);
@@ -93,7 +107,7 @@ mod tests {
     use crate::codec::websocket::{Data, OpCode, push_header};
 
     fn push(out: &mut Outgoing, pool: &mut Pool, len: usize) {
-        out.push(pool, |bytes| {
+        out.push(pool, len, |bytes| {
             push_header(bytes, OpCode::Data(Data::Text), false, len);
             bytes.extend(std::iter::repeat_n(b'x', len));
         });
@@ -102,7 +116,7 @@ mod tests {
     #[test]
     fn messages_are_counted_down_as_their_last_byte_leaves() {
         let (mut out, mut pool) = (Outgoing::default(), Pool::new());
-        out.push(&mut pool, |bytes| {
+        out.push(&mut pool, 36, |bytes| {
             bytes.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
         });
         let head = out.len();

@@ -21,6 +21,7 @@ impl EventLoop {
             if let Some(connection) = self.connections.get_mut(slot) {
                 connection.listed = false;
                 self.serve(slot);
+                self.flush_early();
             }
         }
         self.scratch.slots = slots;

@@ -20,6 +20,7 @@ impl EventLoop {
             }
             batch.bytes = bytes;
             self.mailbox.done(batch);
+            self.flush_early();
         }
     }
 

@@ -8,7 +8,7 @@ use mio::{Interest, Token};
 
 use super::EventLoop;
 use super::connection::Phase;
-use super::outgoing::GATHER_BYTES;
+use super::outgoing::{EARLY_BYTES, GATHER_BYTES};
 use super::transport::Write;
 use crate::codec::deflate::COMPRESS_FROM;
 use crate::codec::websocket::{OpCode, push_header};
@@ -48,21 +48,24 @@ impl EventLoop {
             }
             return false;
         }
-        self.append(slot, write);
+        self.append(slot, len, write);
         true
     }
 
-    /// Appends bytes without asking for room: HTTP answers and last words.
-    pub(super) fn append(&mut self, slot: usize, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends about `len` bytes without asking for room: HTTP answers and last words.
+    pub(super) fn append(&mut self, slot: usize, len: usize, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
         let before = connection.out.len();
-        connection.out.push(&mut self.pool, write);
+        connection.out.push(&mut self.pool, len, write);
         let after = connection.out.len();
         self.unsent += after - before;
-        if after > GATHER_BYTES && !connection.out.blocked {
+        let blocked = connection.out.blocked;
+        if after > GATHER_BYTES && !blocked {
             self.flush(slot);
+        } else if before <= EARLY_BYTES && after > EARLY_BYTES && !blocked {
+            self.early.push(slot as u32);
         }
         self.mark_dirty(slot);
     }
@@ -106,6 +109,13 @@ impl EventLoop {
             self.flush(slot);
         }
         false
+    }
+
+    /// Flushes those that have much to send: more than a write's own cost would save by waiting.
+    pub(super) fn flush_early(&mut self) {
+        while let Some(slot) = self.early.pop() {
+            self.flush(slot as usize);
+        }
     }
 
     /// Flushes every dirty connection once and removes the dead, until there is neither.
