@@ -9,6 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::control::SetUp;
 use crate::control::sample::Sample;
 use crate::worker::protocol::{Counts, Report};
 
@@ -41,6 +42,14 @@ pub struct Outcome {
     pub tcp_memory: u64,
     /// Latencies in microseconds.
     pub latency_us: Latency,
+    /// Connections, each with a peer that has joined.
+    pub connections: usize,
+    /// Connections made ready in a second.
+    pub connects_per_second: f64,
+    /// Microseconds of the server's CPU for each of them, from the socket to the last join.
+    pub connect_cpu_us: f64,
+    /// Bytes of the server's process for each of them: what it grew while they connected.
+    pub connection_rss: f64,
     /// What went wrong; any makes the run a failure.
     pub failures: Vec<String>,
     /// How much went wrong.
@@ -59,8 +68,10 @@ pub struct Latency {
 
 impl Outcome {
     /// From what was counted and sampled before and after.
+    #[expect(clippy::too_many_arguments, reason = "each is a different source of figures")]
     pub fn new(
         target: &str,
+        set_up: &SetUp,
         elapsed: Duration,
         (before, after): (Sample, Sample),
         counts: Counts,
@@ -71,6 +82,8 @@ impl Outcome {
         let seconds = elapsed.as_secs_f64();
         let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns) as f64;
         let messages = counts.arrived.max(1) as f64;
+        let (was, is) = set_up.samples;
+        let connections = set_up.connections.max(1) as f64;
         let at = |share: f64| latency.value_at_quantile(share) as f64 / 1e3;
         Self {
             target: target.to_owned(),
@@ -92,6 +105,10 @@ impl Outcome {
                 p999: at(0.999),
                 max: latency.max() as f64 / 1e3,
             },
+            connections: set_up.connections,
+            connects_per_second: connections / set_up.elapsed.as_secs_f64(),
+            connect_cpu_us: is.cpu_ns.saturating_sub(was.cpu_ns) as f64 / 1e3 / connections,
+            connection_rss: is.rss.saturating_sub(was.rss) as f64 / connections,
             failures: report.failures.clone(),
             failed: report.failed,
         }
@@ -148,6 +165,10 @@ pub const ROWS: &[Row] = &[
     ("server busy, cores", 2, |o| o.server_busy),
     ("generator busy, cores", 2, |o| o.generator_busy),
     ("refused", 0, |o| o.refused as f64),
+    ("connections", 0, |o| o.connections as f64),
+    ("connections made/s", 0, |o| o.connects_per_second),
+    ("server CPU, us/connection", 1, |o| o.connect_cpu_us),
+    ("server RSS growth, B/connection", 0, |o| o.connection_rss),
     ("server RSS, MiB", 1, |o| o.rss as f64 / 1048576.0),
     ("kernel TCP buffers, MiB", 1, |o| o.tcp_memory as f64 / 1048576.0),
 ];

@@ -48,6 +48,10 @@ pub enum Kind {
     /// Pairs of peers signal: each next message when an earlier one has arrived, or at a fixed rate.
     #[default]
     Signal,
+    /// One peer of each namespace broadcasts to its others: each next when all have an earlier one.
+    Broadcast,
+    /// Peers connect, register, join, and then do nothing.
+    Idle,
 }
 
 /// Where the two of a pair live.
@@ -115,7 +119,21 @@ impl Workload {
                 self.size >= 64,
                 "size must be at least 64 bytes, which hold the pair and the number",
             ),
-            (self.namespace_size >= 2, "namespace_size must be at least 2"),
+            (self.namespace_size >= 1, "namespace_size must be at least 1"),
+            (
+                self.namespace_size >= 2 || self.scenario != Kind::Broadcast,
+                "a broadcast needs a namespace_size of at least 2",
+            ),
+            (
+                self.scenario != Kind::Signal
+                    || self.placement != Placement::Any
+                    || self.namespace_size.is_multiple_of(2),
+                "namespace_size must be even, so that the two of a pair share a namespace",
+            ),
+            (
+                self.peers > 0 || self.scenario != Kind::Idle,
+                "idle needs a number of peers",
+            ),
             (self.rate >= 0.0 && self.rate.is_finite(), "rate must not be negative"),
             (
                 self.seconds > 0.0 && self.seconds <= 3600.0,
@@ -132,11 +150,51 @@ impl Workload {
         }
     }
 
+    /// Namespaces with a broadcaster: one, if the peers are not counted.
+    pub fn groups(&self) -> usize {
+        (self.peers / self.namespace_size).max(1)
+    }
+
     /// Connections of all workers together, before anything begins.
     pub fn connections(&self) -> usize {
         match self.scenario {
             Kind::Signal if self.placement == Placement::Any => self.peers.max(2 * self.pairs),
             Kind::Signal => self.peers.max(6 * self.pairs + 16),
+            Kind::Broadcast => self.groups() * self.namespace_size,
+            Kind::Idle => self.peers,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_workload_that_is_kept_can_be_read_and_asks_a_question() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../profiles/workloads");
+        let paths: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert!(!paths.is_empty());
+        for path in paths {
+            let workload = Workload::read(path.to_str().unwrap(), &[]).unwrap();
+            assert!(workload.question.ends_with(['?', '.']), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn settings_stand_over_a_scenarios_defaults_and_are_checked() {
+        let read =
+            |settings: &[&str]| Workload::read("signal", &settings.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let workload = read(&["window=16", "placement=cross-loop"]).unwrap();
+        assert_eq!((workload.window, workload.size), (16, 300));
+        assert_eq!(workload.placement, Placement::CrossLoop);
+        for wrong in ["window=0", "size=10", "windows=3", "window", "placement=moon"] {
+            assert!(read(&[wrong]).is_err(), "{wrong}");
+        }
+        assert!(Workload::read("nothing", &[]).is_err());
     }
 }

@@ -77,6 +77,34 @@ fn every_way_to_speak_arrives_whole() {
 }
 
 #[test]
+fn broadcasts_reach_every_member_of_the_floor_and_of_a_server() {
+    let server = server();
+    for target in ["floor", server.to_str().unwrap()] {
+        let args = [
+            &["run", "broadcast"],
+            &SHORT[1..],
+            &["peers=30", "namespace_size=10", "window=3", "--target", target],
+        ];
+        let round = &rounds(&stress(&args.concat()))[0];
+        assert!(round["messages"].as_u64().unwrap() > 0, "{round}");
+        assert_eq!(round["connections"], 30);
+    }
+}
+
+#[test]
+fn idle_peers_say_what_a_connection_costs() {
+    let server = server();
+    let args = [
+        &["run", "idle"],
+        &SHORT[1..],
+        &["peers=100", "namespace_size=1", "--target", server.to_str().unwrap()],
+    ];
+    let round = &rounds(&stress(&args.concat()))[0];
+    assert_eq!(round["connections"], 100);
+    assert!(round["connect_cpu_us"].as_f64().unwrap() > 0.0, "{round}");
+}
+
+#[test]
 fn peers_are_placed_on_loops_on_request() {
     let server = server();
     for placement in ["placement=same-loop", "placement=cross-loop"] {

@@ -38,6 +38,18 @@ pub struct Session {
     workload: Workload,
     plan: Plan,
     workers: Workers,
+    set_up: SetUp,
+}
+
+/// What it cost to connect everything.
+#[derive(Clone, Copy, Debug)]
+pub struct SetUp {
+    /// Connections.
+    pub connections: usize,
+    /// From the first to the last.
+    pub elapsed: Duration,
+    /// The server before and after.
+    pub samples: (Sample, Sample),
 }
 
 /// Connections of one worker process: below the usual limits of descriptors and of ports.
@@ -54,8 +66,16 @@ impl Session {
         let needed = connections.div_ceil(PER_WORKER.min(descriptors().saturating_sub(64)).max(1));
         let count = plan.workers.max(needed).max(1).min(connections.max(1));
         let patience = Duration::from_secs(30) + Duration::from_millis(connections as u64 * 2);
+        let sample = || target.pid.map(sample::take).unwrap_or_default();
+        let (before, began) = (sample(), Instant::now());
         let workers = Workers::start(workload, &target, &plan.cores, count, patience, plan.quiet)?;
+        let set_up = SetUp {
+            connections,
+            elapsed: began.elapsed(),
+            samples: (before, sample()),
+        };
         Ok(Self {
+            set_up,
             target,
             workload: workload.clone(),
             plan: plan.clone(),
@@ -82,6 +102,7 @@ impl Session {
         let (latency, report) = self.workers.report()?;
         Ok(Outcome::new(
             &self.target.name,
+            &self.set_up,
             elapsed,
             (before, after),
             counts_after.since(&counts_before),

@@ -3,6 +3,8 @@
 //! Owns: the interface between a scenario and its worker.
 //! Never: touches a socket.
 
+mod broadcast;
+mod idle;
 mod inbox;
 mod pattern;
 mod signal;
@@ -70,6 +72,8 @@ pub trait Scenario {
 pub fn make(job: &Job) -> Box<dyn Scenario> {
     match job.workload.scenario {
         Kind::Signal => Box::new(signal::Signal::new(job)),
+        Kind::Broadcast => Box::new(broadcast::Broadcast::new(job)),
+        Kind::Idle => Box::new(idle::Idle::new(job)),
     }
 }
 

@@ -36,6 +36,11 @@ pub fn fingerprint(job: &Job, peer: usize) -> String {
     String::from_utf8_lossy(&Fingerprint::of_key(&key(job, peer)).hex()).into_owned()
 }
 
+/// What the server calls a scenario's namespace.
+pub fn namespace(job: &Job, name: &str) -> String {
+    format!("{}-{}-{name}", job.run, job.worker)
+}
+
 /// The kernel has connected: the first words.
 pub fn begin(io: &mut Io, scenario: &dyn Scenario, slot: usize) {
     io.links[slot].phase = Phase::Upgrading;
@@ -155,7 +160,7 @@ fn join_next(io: &mut Io, scenario: &dyn Scenario, slot: usize, joined: usize) {
         None => io.links[slot].phase = Phase::Ready,
         Some(name) => {
             io.links[slot].phase = Phase::Joining(joined + 1);
-            let name = format!("{}-{}-{name}", job.run, job.worker);
+            let name = namespace(&job, name);
             io.send_text(
                 slot,
                 &format!(r#"{{"type":"join","payload":{{"namespace":"{name}"}}}}"#),
