@@ -81,7 +81,8 @@ impl Outcome {
     ) -> Self {
         let seconds = elapsed.as_secs_f64();
         let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns) as f64;
-        let messages = counts.arrived.max(1) as f64;
+        // Nothing by message where there was none: not a number.
+        let messages = counts.arrived as f64;
         let (was, is) = set_up.samples;
         let connections = set_up.connections.max(1) as f64;
         let at = |share: f64| latency.value_at_quantile(share) as f64 / 1e3;
@@ -91,11 +92,15 @@ impl Outcome {
             messages: counts.arrived,
             per_second: counts.arrived as f64 / seconds,
             refused: counts.refused,
-            cpu_ns: cpu_ns / messages,
+            cpu_ns: if counts.arrived > 0 {
+                cpu_ns / messages
+            } else {
+                f64::NAN
+            },
             server_busy: cpu_ns / 1e9 / seconds,
             generator_busy: counts.busy_ns as f64 / 1e9 / seconds,
             system_calls,
-            switches: after.switches.saturating_sub(before.switches) as f64 / messages,
+            switches: after.switches.saturating_sub(before.switches) as f64 / messages.max(1.0),
             rss: after.rss,
             tcp_memory: after.tcp_memory,
             latency_us: Latency {
