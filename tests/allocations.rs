@@ -51,6 +51,7 @@ fn steady_traffic_allocates_nothing() {
 /// With two loops the homes of keys are drawn at random for each process: all pairs of so many peers contain pairs on one
 /// loop and pairs across, but for one run in two thousand million.
 const TALKERS: usize = 32;
+const TRIES: usize = 4;
 const MEMBERS: usize = 1000;
 /// A payload that still fits a new buffer: which of a loop's buffers have grown is a matter of chance.
 const LARGEST: usize = 3000;
@@ -133,14 +134,22 @@ fn config(loops: usize) -> Config {
 }
 
 /// Counts what the server's threads ask for in all rounds but the first.
+///
+/// On a busy machine a loop may fall further behind than ever before, and then one more batch of mail or block is made, which
+/// is kept: so it may try again, a few times. What is allocated for a message is allocated in every try.
 fn assert_allocates_nothing(what: &str, rounds: usize, mut round: impl FnMut(usize)) {
     round(0);
-    ALLOCATIONS.store(0, Ordering::SeqCst);
-    COUNTING.store(true, Ordering::SeqCst);
-    (0..rounds).for_each(&mut round);
-    COUNTING.store(false, Ordering::SeqCst);
-    let allocations = ALLOCATIONS.load(Ordering::SeqCst);
-    assert_eq!(allocations, 0, "{what}: the first ones are shown above");
+    let mut tries = (0..TRIES).map(|_| {
+        ALLOCATIONS.store(0, Ordering::SeqCst);
+        COUNTING.store(true, Ordering::SeqCst);
+        (0..rounds).for_each(&mut round);
+        COUNTING.store(false, Ordering::SeqCst);
+        ALLOCATIONS.load(Ordering::SeqCst)
+    });
+    assert!(
+        tries.any(|allocations| allocations == 0),
+        "{what}: the first ones are shown above"
+    );
 }
 
 /// So many peers, all in one namespace, each of which has heard everything so far.
