@@ -10,16 +10,14 @@ use std::net::Shutdown;
 use std::sync::Arc;
 
 /// An accepted stream. It may move to another loop at any time between two calls.
-pub(super) enum Transport {
-    /// Bytes go as they are.
-    Plain(TcpStream),
-    /// Bytes go through a TLS session.
-    Tls(Box<TlsStream>),
+pub(super) struct Transport {
+    stream: TcpStream,
+    /// Without one, bytes go as they are.
+    tls: Option<Box<TlsSession>>,
 }
 
-/// A stream with its TLS session, the server's end.
-pub(super) struct TlsStream {
-    stream: TcpStream,
+/// A TLS session, the server's end, and what it owes the stream below it.
+pub(super) struct TlsSession {
     session: ServerConnection,
     /// Plaintext that is decrypted and not handed out, in bytes.
     waiting_bytes: usize,
@@ -71,7 +69,7 @@ pub(super) enum Write {
 impl Transport {
     /// A stream without TLS.
     pub(super) fn plain(stream: TcpStream) -> Self {
-        Self::Plain(stream)
+        Self { stream, tls: None }
     }
 
     /// A stream that awaits a TLS handshake.
@@ -81,8 +79,7 @@ impl Transport {
     pub(super) fn tls(stream: TcpStream, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         let mut session = ServerConnection::new(config)?;
         session.set_buffer_limit(Some(CHUNK_BYTES));
-        Ok(Self::Tls(Box::new(TlsStream {
-            stream,
+        let tls = TlsSession {
             session,
             waiting_bytes: 0,
             unsent_bytes: 0,
@@ -90,7 +87,11 @@ impl Transport {
             closing: Closing::Open,
             end: None,
             end_told: false,
-        })))
+        };
+        Ok(Self {
+            stream,
+            tls: Some(Box::new(tls)),
+        })
     }
 
     /// Reads into `buffer`, which must not be empty, with at most one successful read(2).
@@ -101,9 +102,9 @@ impl Transport {
     /// [`Self::wants_flush`] says so afterwards: a handshake needs answers.
     pub(super) fn read(&mut self, buffer: &mut [u8], cipher: &mut [u8]) -> ReadResult {
         debug_assert!(!buffer.is_empty(), "an empty read looks like the end of the stream");
-        match self {
-            Self::Plain(stream) => {
-                let outcome = receive(stream, buffer);
+        match &mut self.tls {
+            None => {
+                let outcome = receive(&mut self.stream, buffer);
                 let short = matches!(outcome, Read::Data(bytes) if bytes < buffer.len());
                 ReadResult {
                     outcome,
@@ -111,9 +112,9 @@ impl Transport {
                     handshake_done_now: false,
                 }
             }
-            Self::Tls(tls) => {
+            Some(tls) => {
                 let was_handshaking = tls.session.is_handshaking();
-                let (outcome, short) = tls.read(buffer, cipher);
+                let (outcome, short) = tls.read(&mut self.stream, buffer, cipher);
                 let handshake_done_now = was_handshaking && !tls.session.is_handshaking();
                 ReadResult {
                     outcome,
@@ -129,9 +130,9 @@ impl Transport {
     /// Under TLS the session takes at most 16 KiB at a time and what it took is flushed before it takes more;
     /// `write(&[])` flushes what is left, handshakes included. During a handshake no bytes are taken.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Write {
-        match self {
-            Self::Plain(stream) => send(stream, bytes),
-            Self::Tls(tls) => tls.write(bytes),
+        match &mut self.tls {
+            None => send(&mut self.stream, bytes),
+            Some(tls) => tls.write(&mut self.stream, bytes),
         }
     }
 
@@ -140,9 +141,9 @@ impl Transport {
     /// If the kernel takes no more, [`Self::wants_flush`] is true and the flush that succeeds closes this direction.
     /// A failure needs no answer here: reading tells of it.
     pub(super) fn shutdown_write(&mut self) {
-        match self {
-            Self::Plain(stream) => drop(stream.shutdown(Shutdown::Write)),
-            Self::Tls(tls) => tls.shutdown_write(),
+        match &mut self.tls {
+            None => drop(self.stream.shutdown(Shutdown::Write)),
+            Some(tls) => tls.shutdown_write(&mut self.stream),
         }
     }
 
@@ -151,15 +152,12 @@ impl Transport {
     /// A close with unread input makes the kernel send RST, which may destroy the last words. No [`Self::read`] may
     /// follow.
     pub(super) fn discard(&mut self, scratch: &mut [u8]) -> Read {
-        receive(self.source(), scratch)
+        receive(&mut self.stream, scratch)
     }
 
     /// Whether ciphertext waits to be sent. Without TLS, never.
     pub(super) fn wants_flush(&self) -> bool {
-        match self {
-            Self::Plain(_) => false,
-            Self::Tls(tls) => tls.session.wants_write(),
-        }
+        self.tls.as_ref().is_some_and(|tls| tls.session.wants_write())
     }
 
     /// Whether a read would yield something without touching the socket: plaintext, or the end that follows it.
@@ -167,50 +165,37 @@ impl Transport {
     /// No readiness event will tell of it. True for a session that was paused, or moved, with plaintext in it; false
     /// once a read has told the end.
     pub(super) fn has_plaintext(&self) -> bool {
-        match self {
-            Self::Plain(_) => false,
-            Self::Tls(tls) => tls.waiting_bytes > 0 || (tls.end.is_some() && !tls.end_told),
-        }
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.waiting_bytes > 0 || (tls.end.is_some() && !tls.end_told))
     }
 
     /// Whether the kernel took ciphertext since the last call: a flush can make progress that no count tells of.
     ///
     /// Without TLS always false; there the counts of [`Self::write`] tell.
     pub(super) fn take_sent(&mut self) -> bool {
-        match self {
-            Self::Plain(_) => false,
-            Self::Tls(tls) => std::mem::take(&mut tls.sent),
-        }
+        self.tls.as_mut().is_some_and(|tls| std::mem::take(&mut tls.sent))
     }
 
     /// Whether a TLS handshake is under way.
     pub(super) fn is_handshaking(&self) -> bool {
-        match self {
-            Self::Plain(_) => false,
-            Self::Tls(tls) => tls.session.is_handshaking(),
-        }
+        self.tls.as_ref().is_some_and(|tls| tls.session.is_handshaking())
     }
 
     /// About how many bytes wait inside the session, in both directions.
     #[cfg(test)]
     fn held_bytes(&self) -> usize {
-        match self {
-            Self::Plain(_) => 0,
-            Self::Tls(tls) => tls.waiting_bytes + tls.unsent_bytes,
-        }
+        self.tls.as_ref().map_or(0, |tls| tls.waiting_bytes + tls.unsent_bytes)
     }
 
     /// The socket, to be registered with a poll; nobody else may read or write it.
     pub(super) fn source(&mut self) -> &mut TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(tls) => &mut tls.stream,
-        }
+        &mut self.stream
     }
 }
 
-impl TlsStream {
-    fn read(&mut self, buffer: &mut [u8], cipher: &mut [u8]) -> (Read, bool) {
+impl TlsSession {
+    fn read(&mut self, stream: &mut TcpStream, buffer: &mut [u8], cipher: &mut [u8]) -> (Read, bool) {
         let waiting = self.hand_out(buffer);
         if waiting > 0 {
             return (Read::Data(waiting), false);
@@ -219,12 +204,12 @@ impl TlsStream {
             return self.tell(end);
         }
         let asked = cipher.len().min(buffer.len());
-        let received = match receive(&mut self.stream, &mut cipher[..asked]) {
+        let received = match receive(stream, &mut cipher[..asked]) {
             Read::Data(received) => received,
             Read::WouldBlock => return (Read::WouldBlock, false),
             end => return self.tell(end),
         };
-        let filled = self.feed(&cipher[..received], buffer);
+        let filled = self.feed(stream, &cipher[..received], buffer);
         match self.end {
             Some(end) if filled == 0 => self.tell(end),
             end => (
@@ -245,7 +230,7 @@ impl TlsStream {
     /// The session refuses ciphertext while it holds more than 16 KiB of plaintext. It never does here: `buffer` is at
     /// least as long as `ciphertext`, so what does not fit is less than the one record (at most 16 KiB of plaintext,
     /// RFC 8446 section 5.1) of which the session may have held a part before.
-    fn feed(&mut self, ciphertext: &[u8], buffer: &mut [u8]) -> usize {
+    fn feed(&mut self, stream: &mut TcpStream, ciphertext: &[u8], buffer: &mut [u8]) -> usize {
         let mut rest = ciphertext;
         let mut filled = 0;
         while !rest.is_empty() && self.end.is_none() {
@@ -266,7 +251,7 @@ impl TlsStream {
                 }
                 Err(_) => {
                     self.end = Some(Read::Failed(ErrorKind::InvalidData));
-                    self.flush();
+                    self.flush(stream);
                 }
             }
             filled += self.hand_out(&mut buffer[filled..]);
@@ -281,10 +266,10 @@ impl TlsStream {
         bytes
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Write {
+    fn write(&mut self, stream: &mut TcpStream, bytes: &[u8]) -> Write {
         let mut taken = 0;
         loop {
-            match self.flush() {
+            match self.flush(stream) {
                 Write::Wrote(_) => {}
                 Write::WouldBlock(_) => return Write::WouldBlock(taken),
                 Write::Failed => return Write::Failed,
@@ -311,9 +296,9 @@ impl TlsStream {
     }
 
     /// Sends what the session has encrypted; the counts are always zero.
-    fn flush(&mut self) -> Write {
+    fn flush(&mut self, stream: &mut TcpStream) -> Write {
         while self.session.wants_write() {
-            match self.session.write_tls(&mut self.stream) {
+            match self.session.write_tls(stream) {
                 Ok(0) => return Write::Failed,
                 Ok(count) => {
                     self.sent = true;
@@ -329,17 +314,17 @@ impl TlsStream {
         self.unsent_bytes = 0;
         if self.closing == Closing::Notifying {
             self.closing = Closing::Closed;
-            drop(self.stream.shutdown(Shutdown::Write));
+            drop(stream.shutdown(Shutdown::Write));
         }
         Write::Wrote(0)
     }
 
-    fn shutdown_write(&mut self) {
+    fn shutdown_write(&mut self, stream: &mut TcpStream) {
         if self.closing == Closing::Open {
             self.session.send_close_notify();
             self.closing = Closing::Notifying;
         }
-        self.flush();
+        self.flush(stream);
     }
 }
 
