@@ -3,6 +3,8 @@
 //! Owns: the order in which a loop's mail leaves it, the recycling of batches, the byte budget of traffic, and wake-ups.
 //! Never: knows what is in the mail, blocks, or loses anything: what a full inbox cannot take waits in the outbox.
 
+mod waker;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -10,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::ids::LoopId;
+
+pub use waker::Waker;
 
 /// Batches that an inbox takes before its senders must keep them.
 const INBOX_BATCHES: usize = 4096;
@@ -166,7 +170,7 @@ impl<T> Outbox<T> {
 struct Door<T> {
     inbox: Sender<Box<Batch<T>>>,
     returned: Sender<Box<Batch<T>>>,
-    waker: mio::Waker,
+    waker: Waker,
     asleep: AtomicBool,
     /// Bytes of traffic pushed and not yet handled.
     traffic_bytes: AtomicUsize,
@@ -203,8 +207,9 @@ pub struct Postbox<T> {
     doors: Arc<[Door<T>]>,
 }
 
-/// Connects loops with each other: one waker each, at most `traffic_max` bytes of unhandled traffic for each.
-pub fn connect<T>(wakers: Vec<mio::Waker>, traffic_max: usize) -> (Vec<Mailbox<T>>, Postbox<T>) {
+/// Connects loops with each other: one waker each (see [`Mailbox::register`]), at most `traffic_max` bytes of unhandled
+/// traffic for each.
+pub fn connect<T>(wakers: Vec<Waker>, traffic_max: usize) -> (Vec<Mailbox<T>>, Postbox<T>) {
     let loops = wakers.len();
     let mut ends = Vec::with_capacity(loops);
     let doors: Arc<[Door<T>]> = wakers
@@ -240,6 +245,14 @@ pub fn connect<T>(wakers: Vec<mio::Waker>, traffic_max: usize) -> (Vec<Mailbox<T
 }
 
 impl<T> Mailbox<T> {
+    /// Has mail for this loop wake the poll, with events of this token.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub fn register(&self, registry: &mio::Registry, token: mio::Token) -> std::io::Result<()> {
+        self.doors[self.id.index()].waker.register(registry, token)
+    }
+
     /// Queues control mail: never refused.
     pub fn control(&mut self, to: LoopId, item: T) {
         self.reuse_returned();
@@ -411,12 +424,9 @@ mod tests {
 
     fn two() -> (mio::Poll, Vec<Mailbox<u32>>, Postbox<u32>) {
         let poll = mio::Poll::new().unwrap();
-        let other = mio::Poll::new().unwrap();
-        let wakers = vec![
-            mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(),
-            mio::Waker::new(other.registry(), mio::Token(0)).unwrap(),
-        ];
+        let wakers = vec![Waker::new().unwrap(), Waker::new().unwrap()];
         let (mailboxes, postbox) = connect(wakers, 1000);
+        mailboxes[0].register(poll.registry(), mio::Token(0)).unwrap();
         (poll, mailboxes, postbox)
     }
 

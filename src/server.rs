@@ -1,32 +1,33 @@
-//! The server: bind, connect the loops, start them, stop them.
+//! The server: connect the loops, start them, stop them.
 //!
-//! Owns: the composition of everything, the threads, and the order of start and stop.
+//! Owns: the composition of everything, the signals, and the order of start and stop.
 //! Never: touches a connection.
 
 mod healthcheck;
 mod host;
+mod start;
 
 use std::fmt;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mio::net::TcpListener;
-use mio::{Poll, Waker};
 use rand::RngExt as _;
 use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::Config;
-use crate::event_loop::{AddressLimits, Delivery, EventLoop, Parts, Settings, Shared, WAKER, listener, tls};
+use crate::event_loop::{AddressLimits, Delivery, Settings, Shared, tls};
 use crate::ids::{Homes, LoopId};
-use crate::mailbox::{self, Mailbox, Postbox};
+use crate::mailbox::{self, Mailbox, Postbox, Waker};
 use crate::metrics::Board;
 use crate::shard::{Limits, Permits, Rate, Shard};
+
+use start::{Plan, Running, Seat};
 
 pub use crate::event_loop::Service;
 pub use healthcheck::healthcheck;
@@ -35,6 +36,18 @@ pub use healthcheck::healthcheck;
 const UNREGISTERED_MIN: usize = 1024;
 /// Descriptors that are not connections: polls, listeners, files.
 const DESCRIPTORS_SPARE: u64 = 64;
+
+/// The signals of the process once they are caught; taken by the server that heeds them.
+///
+/// Their handlers write to a pipe by its number, on whatever thread the kernel picks: one for the process, made before the
+/// first loop, kept for good.
+static SIGNALS: Mutex<Signalled> = Mutex::new(Signalled::NotCaught);
+
+enum Signalled {
+    NotCaught,
+    Caught(Signals),
+    Taken,
+}
 
 /// Why the server did not start, for the operator.
 #[derive(Debug)]
@@ -57,8 +70,6 @@ pub struct Server {
     reload: Option<Reload>,
     drain_timeout: Duration,
     finished: Arc<AtomicUsize>,
-    /// Taken when it is run.
-    signals: Option<Signals>,
 }
 
 /// What is needed to read the certificate again.
@@ -69,81 +80,50 @@ struct Reload {
 }
 
 impl Server {
-    /// Binds every address, then starts the loops and says where it listens. From before that on the signals are
+    /// Has every loop bind every address, then all of them serve, and says where. From before that on the signals are
     /// caught: whoever reads the address may send one at once.
     ///
     /// # Errors
     /// An address that cannot be bound, a certificate that cannot be read, a thread that cannot be started, signals
     /// that cannot be caught.
     pub fn start(config: &Config, service: Service) -> Result<Self, StartError> {
-        let descriptors = host::raise_descriptor_limit();
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let loops = loop_count(config);
+        let descriptors = host::raise_descriptor_limit();
         let (tls, reload) = load_tls(config)?;
-        let (addresses, mut listeners) = bind(config, loops)?;
-        let (metrics_address, mut metrics_listener) = bind_metrics(config);
+        catch_signals()?;
+        let (mailboxes, postbox) = connect(config, loops)?;
 
-        let settings = Arc::new(settings(config, service, loops));
-        let limits = Arc::new(limits(config, loops));
-        let shared = Shared {
-            permits: Arc::new(Permits::default()),
-            board: Board::new(loops),
-            serving: Arc::new(AtomicBool::new(true)),
-            drained: Arc::new(AtomicUsize::new(0)),
+        let plan = Plan {
+            tls,
+            settings: Arc::new(settings(config, service, loops)),
+            shared: Shared {
+                permits: Arc::new(Permits::default()),
+                board: Board::new(loops),
+                serving: Arc::new(AtomicBool::new(true)),
+                drained: Arc::new(AtomicUsize::new(0)),
+            },
+            finished: Arc::new(AtomicUsize::new(0)),
         };
-        let (polls, mailboxes, postbox) = connect(config, loops)?;
-        let homes = Homes::new(loops as u16, rand::rng().random());
-        let finished = Arc::new(AtomicUsize::new(0));
         let pin = config.pin_cores && loops <= cores.len();
-        let mut event_loops = Vec::new();
-        for (index, (poll, mailbox)) in polls.into_iter().zip(mailboxes).enumerate() {
-            let id = LoopId::new(index as u16);
-            let seed = rand::rng().random();
-            let shard = Shard::new(id, homes.clone(), limits.clone(), shared.permits.clone(), seed);
-            let parts = Parts {
-                poll,
-                listeners: listeners.iter_mut().filter_map(Vec::pop).collect(),
-                metrics_listener: metrics_listener.take(),
-                mailbox,
-                shard,
-                tls: tls.clone(),
-                settings: settings.clone(),
-                shared: shared.clone(),
-            };
-            event_loops.push(EventLoop::new(parts).map_err(|error| failed("event loop", &error))?);
+        let mut seats = seats(config, &plan.shared, mailboxes);
+        for (seat, core) in seats.iter_mut().zip(cores).filter(|_| pin) {
+            seat.core = Some(core);
         }
-        let mut threads = Vec::new();
-        for (index, event_loop) in event_loops.into_iter().enumerate() {
-            let core = if pin { cores.get(index).copied() } else { None };
-            let finished = finished.clone();
-            let run = move || {
-                if let Some(core) = core
-                    && !core_affinity::set_for_current(core)
-                {
-                    tracing::warn!(core = core.id, "a loop could not be pinned to its core");
-                }
-                if let Err(error) = event_loop.run() {
-                    // Its peers cannot be served and its mail cannot be handled: a restart is the honest way on.
-                    tracing::error!(%error, "an event loop failed");
-                    std::process::abort();
-                }
-                finished.fetch_add(1, Ordering::Release);
-            };
-            let thread = std::thread::Builder::new().name(format!("loop-{index}")).spawn(run);
-            threads.push(thread.map_err(|error| failed("thread", &error))?);
-        }
-        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| failed("signals", &error))?;
+        let Running {
+            threads,
+            addresses,
+            metrics_address,
+        } = start::start(config, &plan, seats)?;
         announce(config, &addresses, metrics_address, loops, pin, descriptors);
-        let drain_timeout = config.drain_timeout;
         Ok(Self {
             addresses,
             metrics_address,
             postbox,
             threads,
             reload,
-            drain_timeout,
-            finished,
-            signals: Some(signals),
+            drain_timeout: config.drain_timeout,
+            finished: plan.finished,
         })
     }
 
@@ -159,11 +139,15 @@ impl Server {
 
     /// Serves until SIGTERM or SIGINT, then drains; SIGHUP reads the certificate again; a second SIGTERM or SIGINT ends
     /// the process at once with status 1.
-    pub fn run_until_signalled(mut self) {
-        let mut signals = self
-            .signals
-            .take()
-            .expect("only this takes them, and it takes the server");
+    ///
+    /// # Panics
+    /// Another server of this process heeds the signals.
+    pub fn run_until_signalled(self) {
+        let mut caught = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
+        let Signalled::Caught(mut signals) = std::mem::replace(&mut *caught, Signalled::Taken) else {
+            panic!("two servers of one process cannot both wait for its signals");
+        };
+        drop(caught);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         for signal in &mut signals {
             if signal == SIGHUP {
@@ -246,6 +230,15 @@ fn loop_count(config: &Config) -> usize {
     .min(usize::from(u16::MAX - 1))
 }
 
+fn catch_signals() -> Result<(), StartError> {
+    let mut caught = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Signalled::NotCaught = *caught {
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| failed("signals", &error))?;
+        *caught = Signalled::Caught(signals);
+    }
+    Ok(())
+}
+
 fn load_tls(config: &Config) -> Result<(Option<Arc<ServerConfig>>, Option<Reload>), StartError> {
     let (Some(certificate), Some(key)) = (&config.tls_cert, &config.tls_key) else {
         return Ok((None, None));
@@ -260,63 +253,25 @@ fn load_tls(config: &Config) -> Result<(Option<Arc<ServerConfig>>, Option<Reload
     Ok((Some(loaded), Some(reload)))
 }
 
-/// All addresses, each with one listener for every loop, before any loop serves.
-fn bind(config: &Config, loops: usize) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), StartError> {
-    let mut addresses = Vec::new();
-    let mut groups = Vec::new();
-    let mut port = config.port;
-    for host in &config.host {
-        let wanted = SocketAddr::new(*host, port);
-        let fail = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => StartError(format!("{wanted}: address in use")),
-            _ => failed(&wanted.to_string(), &error),
-        };
-        listener::probe(wanted).map_err(fail)?;
-        let group = listener::bind_group(wanted, loops).map_err(fail)?;
-        let bound = group
-            .first()
-            .and_then(|listener| listener.local_addr().ok())
-            .unwrap_or(wanted);
-        // Several hosts share one port, also when any free one was asked for.
-        port = bound.port();
-        addresses.push(bound);
-        groups.push(group);
-    }
-    Ok((addresses, groups))
+fn connect(config: &Config, loops: usize) -> Result<(Vec<Mailbox<Delivery>>, Postbox<Delivery>), StartError> {
+    let wakers: io::Result<Vec<Waker>> = (0..loops).map(|_| Waker::new()).collect();
+    let wakers = wakers.map_err(|error| failed("waker", &error))?;
+    Ok(mailbox::connect(wakers, config.mail_bytes))
 }
 
-/// The metrics page is a convenience: without its port the server runs all the same.
-fn bind_metrics(config: &Config) -> (Option<SocketAddr>, Option<TcpListener>) {
-    if !config.metrics_enabled {
-        return (None, None);
-    }
-    let host = config
-        .host
-        .first()
-        .copied()
-        .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-    let wanted = SocketAddr::new(host, config.metrics_port);
-    match listener::bind_alone(wanted) {
-        Ok(listener) => (listener.local_addr().ok(), Some(listener)),
-        Err(error) => {
-            tracing::warn!(address = %wanted, %error, "metrics are not served: the address cannot be bound");
-            (None, None)
+fn seats(config: &Config, shared: &Shared, mailboxes: Vec<Mailbox<Delivery>>) -> Vec<Seat> {
+    let limits = Arc::new(limits(config, mailboxes.len()));
+    let homes = Homes::new(mailboxes.len() as u16, rand::rng().random());
+    let seat = |(index, mailbox)| {
+        let id = LoopId::new(index as u16);
+        let seed = rand::rng().random();
+        Seat {
+            mailbox,
+            shard: Shard::new(id, homes.clone(), limits.clone(), shared.permits.clone(), seed),
+            core: None,
         }
-    }
-}
-
-type Connected = (Vec<Poll>, Vec<Mailbox<Delivery>>, Postbox<Delivery>);
-
-fn connect(config: &Config, loops: usize) -> Result<Connected, StartError> {
-    let mut polls = Vec::new();
-    let mut wakers = Vec::new();
-    for _ in 0..loops {
-        let poll = Poll::new().map_err(|error| failed("poll", &error))?;
-        wakers.push(Waker::new(poll.registry(), WAKER).map_err(|error| failed("waker", &error))?);
-        polls.push(poll);
-    }
-    let (mailboxes, postbox) = mailbox::connect(wakers, config.mail_bytes);
-    Ok((polls, mailboxes, postbox))
+    };
+    mailboxes.into_iter().enumerate().map(seat).collect()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -21,27 +21,19 @@ pub fn probe(addr: SocketAddr) -> io::Result<()> {
     bound(addr, Group::Alone).map(drop)
 }
 
-/// Makes `count` listeners of one SO_REUSEPORT group, one for each loop; the kernel spreads connections over them.
-///
-/// With port 0 the kernel chooses a free port for the first, and the others take the same.
+/// Makes a listener of the SO_REUSEPORT group of this address, to which each loop adds one; the kernel spreads connections
+/// over them. With port 0 the kernel chooses a free port, and a group of its own begins.
 ///
 /// # Errors
-/// Whatever socket(2), setsockopt(2), bind(2) and listen(2) say; the listeners made before are closed.
-pub fn bind_group(addr: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    let mut listeners = Vec::with_capacity(count);
-    let mut addr = addr;
-    for _ in 0..count {
-        let listener = listening(bound(addr, Group::Shared)?)?;
-        addr.set_port(listener.local_addr()?.port());
-        listeners.push(listener);
-    }
-    Ok(listeners)
+/// Whatever socket(2), setsockopt(2), bind(2) and listen(2) say.
+pub fn bind_shared(addr: SocketAddr) -> io::Result<TcpListener> {
+    listening(bound(addr, Group::Shared)?)
 }
 
 /// Makes a listener that shares its address with no other.
 ///
 /// # Errors
-/// As for [`bind_group`].
+/// As for [`bind_shared`].
 pub fn bind_alone(addr: SocketAddr) -> io::Result<TcpListener> {
     listening(bound(addr, Group::Alone)?)
 }
@@ -162,6 +154,16 @@ mod tests {
 
     const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     const DEADLINE: Duration = Duration::from_secs(5);
+
+    /// One listener for each of so many loops.
+    fn bind_group(addr: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+        let mut listeners = vec![bind_shared(addr)?];
+        let addr = listeners[0].local_addr()?;
+        for _ in 1..count {
+            listeners.push(bind_shared(addr)?);
+        }
+        Ok(listeners)
+    }
 
     fn accept_one(listeners: &[TcpListener]) -> (usize, TcpStream, SocketAddr) {
         let started = Instant::now();

@@ -148,8 +148,6 @@ pub struct Shared {
 
 /// What a loop is made of.
 pub struct Parts {
-    /// Its poll, at which the mailbox's waker is registered with [`WAKER`].
-    pub poll: Poll,
     /// Its listeners for peers.
     pub listeners: Vec<TcpListener>,
     /// Its listener for metrics, if it serves them.
@@ -167,7 +165,7 @@ pub struct Parts {
 }
 
 /// The token of a mailbox's waker.
-pub const WAKER: Token = Token(usize::MAX);
+const WAKER: Token = Token(usize::MAX);
 /// Tokens of listeners: this and the following ones. No connection's token reaches here, see `token_of`.
 const FIRST_LISTENER: usize = (u32::MAX as usize) << 32;
 /// Bytes that one connection may be read in one turn.
@@ -297,13 +295,12 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// Registers the listeners; the loop is ready to run.
+    /// Makes the poll, with the mailbox and the listeners at it; the loop is ready to run.
     ///
     /// # Errors
-    /// The poll takes no listener.
+    /// There is no poll to be had, or it takes no more.
     pub fn new(parts: Parts) -> io::Result<Self> {
         let Parts {
-            poll,
             listeners,
             metrics_listener,
             mailbox,
@@ -312,6 +309,8 @@ impl EventLoop {
             settings,
             shared,
         } = parts;
+        let poll = Poll::new()?;
+        mailbox.register(poll.registry(), WAKER)?;
         let peers = listeners.into_iter().map(|listener| (listener, Entrance::Peers));
         let metrics = metrics_listener
             .into_iter()
