@@ -57,6 +57,7 @@ metrics! {
     HttpRequests = Counter "peer_server_http_requests_total" "" "HTTP requests, upgrades included.",
     TlsHandshakes = Counter "peer_server_tls_handshakes_total" "" "TLS handshakes completed.",
     Moved = Counter "peer_server_connections_moved_total" "" "Connections handed to the home loop of their key.",
+    MovesLost = Counter "peer_server_connections_lost_moving_total" "" "Connections lost for want of a descriptor at the home loop of their key.",
     Registrations = Counter "peer_server_registrations_total" "" "Registrations completed.",
     Replaced = Counter "peer_server_sessions_replaced_total" "" "Sessions replaced by a registration of the same key.",
     Matches = Counter "peer_server_matches_total" "" "Groups completed.",

@@ -6,6 +6,7 @@
 mod healthcheck;
 mod host;
 mod start;
+mod tables;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -21,6 +22,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::Config;
+use crate::event_loop::passage::Passages;
 use crate::event_loop::{AddressLimits, Delivery, Settings, Shared, tls};
 use crate::ids::{Homes, LoopId};
 use crate::mailbox::{self, Mailbox, Postbox, Waker};
@@ -28,19 +30,18 @@ use crate::metrics::Board;
 use crate::shard::{Limits, Permits, Rate, Shard};
 
 use start::{Plan, Running, Seat};
+use tables::Tables;
 
 pub use crate::event_loop::Service;
 pub use healthcheck::healthcheck;
 
 /// Sockets that may be open without being registered peers, at least (peer protocol, D28).
 const UNREGISTERED_MIN: usize = 1024;
-/// Descriptors that are not connections: polls, listeners, files.
-const DESCRIPTORS_SPARE: u64 = 64;
 
 /// The signals of the process once they are caught; taken by the server that heeds them.
 ///
-/// Their handlers write to a pipe by its number, on whatever thread the kernel picks: one for the process, made before the
-/// first loop, kept for good.
+/// Their handlers write to a pipe by its number, on whatever thread the kernel picks. So the pipe must stand in the
+/// descriptor tables of all loops that there will ever be: one for the process, made before the first loop, kept for good.
 static SIGNALS: Mutex<Signalled> = Mutex::new(Signalled::NotCaught);
 
 enum Signalled {
@@ -70,6 +71,8 @@ pub struct Server {
     reload: Option<Reload>,
     drain_timeout: Duration,
     finished: Arc<AtomicUsize>,
+    /// Kept until the loops have ended.
+    _passages: Option<Passages>,
 }
 
 /// What is needed to read the certificate again.
@@ -83,16 +86,22 @@ impl Server {
     /// Has every loop bind every address, then all of them serve, and says where. From before that on the signals are
     /// caught: whoever reads the address may send one at once.
     ///
+    /// Loops with descriptor tables of their own (`descriptor_tables`) begin with copies of what the process has open; what
+    /// is to be closed for good while they run, such as a client's socket, is better opened afterwards.
+    ///
     /// # Errors
     /// An address that cannot be bound, a certificate that cannot be read, a thread that cannot be started, signals
-    /// that cannot be caught.
+    /// that cannot be caught, descriptor tables that cannot be had.
     pub fn start(config: &Config, service: Service) -> Result<Self, StartError> {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let loops = loop_count(config);
-        let descriptors = host::raise_descriptor_limit();
+        let tables = Tables::arrange(config.descriptor_tables, loops, host::raise_descriptor_limit())
+            .map_err(|error| failed("descriptor_tables", &error))?;
         let (tls, reload) = load_tls(config)?;
         catch_signals()?;
         let (mailboxes, postbox) = connect(config, loops)?;
+        let passages = (tables.per_loop && loops > 1).then(|| Passages::new(loops));
+        let passages = passages.transpose().map_err(|error| failed("passages", &error))?;
 
         let plan = Plan {
             tls,
@@ -103,10 +112,11 @@ impl Server {
                 serving: Arc::new(AtomicBool::new(true)),
                 drained: Arc::new(AtomicUsize::new(0)),
             },
+            own_tables: tables.per_loop,
             finished: Arc::new(AtomicUsize::new(0)),
         };
         let pin = config.pin_cores && loops <= cores.len();
-        let mut seats = seats(config, &plan.shared, mailboxes);
+        let mut seats = seats(config, &plan.shared, mailboxes, passages.as_ref());
         for (seat, core) in seats.iter_mut().zip(cores).filter(|_| pin) {
             seat.core = Some(core);
         }
@@ -115,7 +125,7 @@ impl Server {
             addresses,
             metrics_address,
         } = start::start(config, &plan, seats)?;
-        announce(config, &addresses, metrics_address, loops, pin, descriptors);
+        announce(config, &addresses, metrics_address, loops, pin, tables);
         Ok(Self {
             addresses,
             metrics_address,
@@ -124,6 +134,7 @@ impl Server {
             reload,
             drain_timeout: config.drain_timeout,
             finished: plan.finished,
+            _passages: passages,
         })
     }
 
@@ -259,7 +270,12 @@ fn connect(config: &Config, loops: usize) -> Result<(Vec<Mailbox<Delivery>>, Pos
     Ok(mailbox::connect(wakers, config.mail_bytes))
 }
 
-fn seats(config: &Config, shared: &Shared, mailboxes: Vec<Mailbox<Delivery>>) -> Vec<Seat> {
+fn seats(
+    config: &Config,
+    shared: &Shared,
+    mailboxes: Vec<Mailbox<Delivery>>,
+    passages: Option<&Passages>,
+) -> Vec<Seat> {
     let limits = Arc::new(limits(config, mailboxes.len()));
     let homes = Homes::new(mailboxes.len() as u16, rand::rng().random());
     let seat = |(index, mailbox)| {
@@ -267,6 +283,7 @@ fn seats(config: &Config, shared: &Shared, mailboxes: Vec<Mailbox<Delivery>>) ->
         let seed = rand::rng().random();
         Seat {
             mailbox,
+            passage: passages.map(|passages| passages.end_of(id)),
             shard: Shard::new(id, homes.clone(), limits.clone(), shared.permits.clone(), seed),
             core: None,
         }
@@ -334,7 +351,7 @@ fn announce(
     metrics_address: Option<SocketAddr>,
     loops: usize,
     pinned: bool,
-    descriptors: u64,
+    tables: Tables,
 ) {
     let mut stdout = io::stdout().lock();
     let mut listening = String::new();
@@ -353,18 +370,21 @@ fn announce(
         loops,
         pinned,
         max_peers = config.max_peers,
-        descriptors,
+        descriptors = tables.descriptors,
+        descriptor_tables = tables.name(),
         send_buffer_size = config.send_buffer_size,
         rate_limit_per_sec = config.rate_limit_per_sec,
         version = env!("CARGO_PKG_VERSION"),
         "serving"
     );
-    let connections = descriptors.saturating_sub(DESCRIPTORS_SPARE);
-    if connections < config.max_peers as u64 {
+    if !tables.suffice_for(config.max_peers as u64) {
         tracing::warn!(
-            descriptors,
+            descriptors = tables.descriptors,
+            descriptor_tables = tables.name(),
+            loops,
             max_peers = config.max_peers,
-            "the descriptor limit allows only {connections} connections: raise it (LimitNOFILE, ulimit -n)"
+            "the descriptor limit allows only {} connections: raise it (LimitNOFILE, ulimit -n)",
+            tables.connections()
         );
     }
 }

@@ -230,8 +230,8 @@ fn who_is_turned_away_hears_why_and_no_reset() {
 
 #[test]
 fn a_stop_is_told_to_those_who_register_meanwhile() {
-    for _ in 0..4 {
-        let server = Server::start(json!({ "loops": 4 }), &[]);
+    for tables in ["per_loop", "shared", "per_loop", "shared"] {
+        let server = Server::start(json!({ "loops": 4, "descriptor_tables": tables }), &[]);
         let connect = |_| Client::connect(server.addr(), ConnectOptions::default());
         let mut clients: Vec<Client> = (0..32).map(connect).collect();
         while_stopped(&server, || {

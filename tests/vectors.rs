@@ -160,6 +160,9 @@ fn check(id: &str, loops: u32) {
         .collect();
     let mut config = dialogue.config.clone();
     config.insert("loops".to_owned(), loops.into());
+    // Connections move between loops in another way with each.
+    let tables = if loops == 2 { "shared" } else { "per_loop" };
+    config.insert("descriptor_tables".to_owned(), tables.into());
     let mut run = Run {
         server: Server::start(Value::Object(config), &env),
         clients: BTreeMap::new(),

@@ -83,6 +83,7 @@ pub(super) const KEYS: &[Key] = &[
     key("fanout_per_sec", |c| Setting::integer(&mut c.fanout_per_sec, 0, COUNT_MAX)),
     key("loops", |c| Setting::integer(&mut c.loops, 0, LOOPS_MAX)),
     key("pin_cores", |c| Setting::Boolean(&mut c.pin_cores)),
+    key("descriptor_tables", |c| Setting::DescriptorTables(&mut c.descriptor_tables)),
     key("allowed_origins", |c| Setting::Origins(&mut c.allowed_origins)),
     key("trusted_proxies", |c| Setting::Networks(&mut c.trusted_proxies)),
     key("drain_timeout", |c| Setting::Duration(&mut c.drain_timeout)),

@@ -127,6 +127,8 @@ pub struct Config {
     pub loops: usize,
     /// Whether each loop is pinned to its core when there are no more loops than cores.
     pub pin_cores: bool,
+    /// Whether each loop has a descriptor table of its own.
+    pub descriptor_tables: DescriptorTables,
     /// Values of `Origin` that may open a WebSocket, in lower case; empty = any.
     pub allowed_origins: Vec<String>,
     /// Networks whose `X-Forwarded-For` is believed, host bits cleared; empty = none.
@@ -148,6 +150,17 @@ pub enum BrokerType {
     Redis,
     /// NATS.
     Nats,
+}
+
+/// Whose descriptor table a loop's connections are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DescriptorTables {
+    /// Each loop's own, where the system lets it.
+    Auto,
+    /// The process's.
+    Shared,
+    /// Each loop's own, or the server does not start.
+    PerLoop,
 }
 
 /// How log lines look.
@@ -314,6 +327,7 @@ impl Default for Config {
             mail_bytes: 16_777_216,
             loops: 0,
             pin_cores: true,
+            descriptor_tables: DescriptorTables::Auto,
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             drain_timeout: Duration::from_secs(5),

@@ -70,6 +70,7 @@ fn other_values(files: &Files) -> Map<String, Value> {
             ("trusted_proxies", _) => json!(["10.0.0.0/8", "fd00::1/128"]),
             ("log_level", _) => json!("warn,peer_server=trace"),
             ("log_format", _) => json!("json"),
+            ("descriptor_tables", _) => json!("per_loop"),
             ("broker_type", _) => json!("local"),
             // Of a secret and its file only one may be given; each way is used by some key.
             ("redis_password" | "nats_token", _) => json!(""),

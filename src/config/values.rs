@@ -12,7 +12,7 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::durations::{self, DurationError};
-use super::{BrokerType, LogFormat};
+use super::{BrokerType, DescriptorTables, LogFormat};
 
 /// A value as it was written.
 #[derive(Clone, Copy)]
@@ -60,6 +60,8 @@ pub(super) enum Setting<'a> {
     Networks(&'a mut Vec<IpNet>),
     LogLevel(&'a mut String),
     LogFormat(&'a mut LogFormat),
+    /// One of the arrangements of descriptor tables.
+    DescriptorTables(&'a mut DescriptorTables),
 }
 
 impl<'a> Setting<'a> {
@@ -116,6 +118,7 @@ impl<'a> Setting<'a> {
             Self::Networks(field) => *field = list(raw, network)?,
             Self::LogLevel(field) => *field = log_level(text(raw)?)?,
             Self::LogFormat(field) => *field = one_of(text(raw)?, LOG_FORMATS, &range)?,
+            Self::DescriptorTables(field) => *field = one_of(text(raw)?, DESCRIPTOR_TABLES, &range)?,
         }
         Ok(())
     }
@@ -137,6 +140,7 @@ impl<'a> Setting<'a> {
             Self::Origins(field) => field.as_slice().into(),
             Self::Networks(field) => field.iter().map(IpNet::to_string).collect::<Vec<_>>().into(),
             Self::LogFormat(field) => name_of(*field, LOG_FORMATS).into(),
+            Self::DescriptorTables(field) => name_of(*field, DESCRIPTOR_TABLES).into(),
         }
     }
 
@@ -161,6 +165,7 @@ impl<'a> Setting<'a> {
             Self::Networks(_) => "networks or IP addresses".into(),
             Self::LogLevel(_) => "a level or filter directives".into(),
             Self::LogFormat(_) => names(LOG_FORMATS),
+            Self::DescriptorTables(_) => names(DESCRIPTOR_TABLES),
         }
     }
 }
@@ -342,6 +347,11 @@ pub(super) const BROKERS: &[(BrokerType, &str)] = &[
     (BrokerType::Local, "local"),
     (BrokerType::Redis, "redis"),
     (BrokerType::Nats, "nats"),
+];
+const DESCRIPTOR_TABLES: &[(DescriptorTables, &str)] = &[
+    (DescriptorTables::Auto, "auto"),
+    (DescriptorTables::Shared, "shared"),
+    (DescriptorTables::PerLoop, "per_loop"),
 ];
 const LOG_FORMATS: &[(LogFormat, &str)] = &[(LogFormat::Text, "text"), (LogFormat::Json, "json")];
 const POWER_MAX: u32 = 1 << 30;

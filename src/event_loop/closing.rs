@@ -166,8 +166,10 @@ impl EventLoop {
             Phase::Peer(peer) => self.ended.push((*peer, connection.id(slot))),
             Phase::Registering(fingerprint) => {
                 let (id, fingerprint) = (connection.id(slot), **fingerprint);
-                if self.leaving.as_ref().is_some_and(|(leaving, _, _)| *leaving == slot) {
+                if self.leaving.as_ref().is_some_and(|leaving| leaving.is(id)) {
                     self.leaving = None;
+                } else if let Some(at) = self.held_up.iter().position(|leaving| leaving.is(id)) {
+                    self.held_up.remove(at);
                 } else {
                     self.shard.abandon_registration(id, &fingerprint);
                 }

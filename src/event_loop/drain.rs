@@ -33,6 +33,8 @@ impl EventLoop {
         self.shared.serving.store(false, Ordering::Relaxed);
         self.listeners.clear();
         self.ended.clear();
+        // Their connections are here and are told like all others.
+        self.held_up.clear();
         let until_ms = self.clock.now_ms + self.settings.drain_linger_ms;
         self.drain = Some(Drain {
             next: 0,

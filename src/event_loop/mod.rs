@@ -19,6 +19,7 @@ mod keepalive;
 pub mod listener;
 mod moving;
 mod outgoing;
+pub mod passage;
 mod peers;
 mod reading;
 mod receive;
@@ -28,7 +29,7 @@ pub mod tls;
 mod transport;
 mod writing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -46,7 +47,6 @@ pub use addresses::AddressLimits;
 use crate::codec::deflate::{Deflater, Inflater};
 use crate::ids::{ConnId, LoopId};
 use crate::mailbox::Mailbox;
-use crate::message::Register;
 use crate::metrics::{Board, Counters, Metric};
 use crate::shard::{Mail, PeerKey, Permits, Shard, Target};
 
@@ -154,6 +154,8 @@ pub struct Parts {
     pub metrics_listener: Option<TcpListener>,
     /// Its mailbox.
     pub mailbox: Mailbox<Delivery>,
+    /// Its way to other loops' descriptor tables, if its own is not theirs.
+    pub passage: Option<passage::Passage>,
     /// Its shard.
     pub shard: Shard,
     /// The certificate for new connections.
@@ -273,7 +275,10 @@ pub struct EventLoop {
     /// Peers whose connection is over, and which one that was: the key may serve another before the shard is told.
     ended: Vec<(PeerKey, ConnId)>,
     /// The connection whose registration belongs elsewhere: it moves when its input is put aside.
-    leaving: Option<(usize, LoopId, Register)>,
+    leaving: Option<moving::Leaving>,
+    /// Connections that are to leave as soon as the passage has room.
+    held_up: VecDeque<moving::Leaving>,
+    passage: Option<passage::Passage>,
     scratch: Scratch,
     addresses: addresses::Addresses,
     stats: stats::Gather,
@@ -295,7 +300,8 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// Makes the poll, with the mailbox and the listeners at it; the loop is ready to run.
+    /// Makes the poll, with the mailbox and the listeners at it; the loop is ready to run. To be called by the thread that
+    /// is to run it, because that may have a descriptor table of its own.
     ///
     /// # Errors
     /// There is no poll to be had, or it takes no more.
@@ -304,6 +310,7 @@ impl EventLoop {
             listeners,
             metrics_listener,
             mailbox,
+            passage,
             shard,
             tls,
             settings,
@@ -355,6 +362,8 @@ impl EventLoop {
             dead: Vec::new(),
             ended: Vec::new(),
             leaving: None,
+            held_up: VecDeque::new(),
+            passage,
             scratch,
             stats: stats::Gather::default(),
             upgrades: BTreeMap::new(),
@@ -389,6 +398,7 @@ impl EventLoop {
                 self.on_event(event);
             }
             self.receive_mail();
+            self.retry_held_up();
             if !self.mailbox.is_congested() {
                 self.accept();
                 self.serve_ready();
@@ -443,7 +453,7 @@ impl EventLoop {
         if (!self.ready.is_empty() || listeners_ready || self.is_draining_actively()) && !stuck {
             return Some(Duration::ZERO);
         }
-        if !self.pushed {
+        if !self.pushed || !self.held_up.is_empty() {
             return Some(Duration::from_millis(1));
         }
         let now_ms = self.clock.now_ms;

@@ -1,21 +1,41 @@
 //! Moving a connection to the home loop of its key, once, at registration.
 //!
 //! Owns: what travels with it: the stream with its TLS session, unsent output and unread input in plain vectors (blocks stay
-//! with their pool), the registration, what was negotiated, the client's address.
-//! Never: moves a registered peer.
+//! with their pool), the registration, what was negotiated, the client's address. Between loops that have descriptor tables
+//! of their own the socket takes the passage, and stays where it is, counted and timed, until the passage has room.
+//! Never: moves a registered peer, or lets a descriptor be closed in another table than its own.
 
 use std::net::IpAddr;
 
+use mio::net::TcpStream;
+
 use super::connection::{Connection, Entrance, Phase};
-use super::transport::Transport;
+use super::passage::Ticket;
+use super::transport::{TlsSession, Transport};
 use super::{Delivery, EventLoop};
-use crate::ids::LoopId;
-use crate::message::{CLOSE_GOING_AWAY, Register};
+use crate::ids::{ConnId, LoopId};
+use crate::message::{CLOSE_GOING_AWAY, Refusal, Register};
 use crate::metrics::Metric;
+
+/// A connection whose registration belongs to another loop.
+pub(super) struct Leaving {
+    conn: ConnId,
+    home: LoopId,
+    register: Register,
+    /// How long it waits for room in the passage.
+    until_ms: u64,
+}
+
+impl Leaving {
+    pub(super) fn is(&self, conn: ConnId) -> bool {
+        self.conn == conn
+    }
+}
 
 /// A connection between two loops. It keeps its permit for unregistered connections.
 pub struct Moving {
-    transport: Transport,
+    socket: Socket,
+    tls: Option<Box<TlsSession>>,
     unsent: Vec<u8>,
     unread: Vec<u8>,
     register: Register,
@@ -23,6 +43,14 @@ pub struct Moving {
     ending: bool,
     address: IpAddr,
     address_counted: bool,
+}
+
+/// How a socket travels.
+enum Socket {
+    /// Its number is as good there as here: the loops share one table.
+    InMail(TcpStream),
+    /// Through the passage to the loop's own table. A number of this table would be another file there, so none travels.
+    ByPassage(Ticket),
 }
 
 impl std::fmt::Debug for Moving {
@@ -40,6 +68,10 @@ impl EventLoop {
             // Its home may have gone already.
             return self.close(slot, CLOSE_GOING_AWAY, "server shutting down");
         }
+        let Some(connection) = self.connections.get(slot) else {
+            return;
+        };
+        let conn = connection.id(slot);
         let home = self.shard.homes().of_fingerprint(&register.fingerprint);
         self.set_phase(slot, Phase::Registering(Box::new(register.fingerprint)));
         self.set_paused(slot, true);
@@ -47,7 +79,12 @@ impl EventLoop {
         if home == self.id {
             self.register(slot, register);
         } else {
-            self.leaving = Some((slot, home, register));
+            self.leaving = Some(Leaving {
+                conn,
+                home,
+                register,
+                until_ms: self.clock.now_ms + self.settings.write_timeout_ms,
+            });
         }
     }
 
@@ -56,7 +93,7 @@ impl EventLoop {
             return;
         };
         if self.unsent > self.settings.output_bytes_max {
-            return self.refuse_registration(slot, crate::message::Refusal::ServerFull);
+            return self.refuse_registration(slot, Refusal::ServerFull);
         }
         self.shard.register(connection.id(slot), register);
         self.drain_outputs();
@@ -64,27 +101,57 @@ impl EventLoop {
 
     /// Hands over the connection that is to leave, if there is one.
     pub(super) fn leave(&mut self) {
-        if let Some((slot, home, register)) = self.leaving.take() {
-            self.hand_over(slot, home, register);
+        if let Some(leaving) = self.leaving.take()
+            && let Some(leaving) = self.hand_over(leaving)
+        {
+            self.held_up.push_back(leaving);
         }
     }
 
-    fn hand_over(&mut self, slot: usize, home: LoopId, register: Register) {
+    /// Tries again for those whom a full passage held up.
+    pub(super) fn retry_held_up(&mut self) {
+        while let Some(leaving) = self.held_up.pop_front() {
+            if self.clock.now_ms >= leaving.until_ms {
+                if self.is_leaving(leaving.conn) {
+                    self.refuse_registration(leaving.conn.slot(), Refusal::ServerFull);
+                }
+            } else if let Some(leaving) = self.hand_over(leaving) {
+                self.held_up.push_front(leaving);
+                return;
+            }
+        }
+    }
+
+    fn is_leaving(&self, conn: ConnId) -> bool {
+        let connection = self.connections.get(conn.slot());
+        connection.is_some_and(|c| c.id(conn.slot()) == conn && matches!(c.phase, Phase::Registering(_)))
+    }
+
+    /// Sends a connection home; whom the passage does not take comes back.
+    fn hand_over(&mut self, leaving: Leaving) -> Option<Leaving> {
+        let (slot, home) = (leaving.conn.slot(), leaving.home);
+        if !self.is_leaving(leaving.conn) {
+            return None;
+        }
         // Nothing may be written twice or be lost, so what can be written is written here.
         self.flush(slot);
-        let Some(connection) = self.connections.get(slot) else {
-            return;
-        };
-        if !matches!(connection.phase, Phase::Registering(_)) {
-            return;
+        if !self.is_leaving(leaving.conn) {
+            return None;
         }
+        let connection = self.connections.get_mut(slot)?;
+        let ticket = match &mut self.passage {
+            None => None,
+            Some(passage) => match passage.send(home, connection.transport.source()) {
+                None => return Some(leaving),
+                ticket => ticket,
+            },
+        };
         self.set_paused(slot, false);
         self.set_phase(slot, Phase::Unregistered);
-        let Some(mut connection) = self.connections.try_remove(slot) else {
-            return;
-        };
+        let mut connection = self.connections.try_remove(slot)?;
         self.counters.take(Metric::ConnectionsUnregistered);
         self.timers.cancel(slot as u32);
+        // Closing the descriptor would not do it: the copy that is under way keeps the file open, and thereby in the poll.
         if let Err(error) = self.poll.registry().deregister(connection.transport.source()) {
             tracing::error!(%error, "a connection could not be taken out of the poll");
         }
@@ -111,11 +178,14 @@ impl EventLoop {
             address_counted,
             ..
         } = connection;
+        let (stream, tls) = transport.split();
         let moving = Moving {
-            transport,
+            // With a ticket this table's copy is closed here.
+            socket: ticket.map_or_else(|| Socket::InMail(stream), Socket::ByPassage),
+            tls,
             unsent,
             unread,
-            register,
+            register: leaving.register,
             deflate,
             ending,
             address,
@@ -123,12 +193,14 @@ impl EventLoop {
         };
         self.counters.count(Metric::Moved);
         self.mailbox.control(home, Delivery::Adopt(Box::new(moving)));
+        None
     }
 
     /// Takes in a connection whose key is at home here.
     pub(super) fn adopt(&mut self, moving: Moving) {
         let Moving {
-            transport,
+            socket,
+            tls,
             unsent,
             unread,
             register,
@@ -137,7 +209,14 @@ impl EventLoop {
             address,
             address_counted,
         } = moving;
-        let mut connection = Connection::new(transport, 0, Entrance::Peers, address);
+        let stream = match socket {
+            Socket::InMail(stream) => Some(stream),
+            Socket::ByPassage(ticket) => self.passage.as_mut().and_then(|passage| passage.receive(ticket)),
+        };
+        let Some(stream) = stream else {
+            return self.on_lost_moving(address, address_counted);
+        };
+        let mut connection = Connection::new(Transport::join(stream, tls), 0, Entrance::Peers, address);
         (connection.deflate, connection.ending, connection.address_counted) = (deflate, ending, address_counted);
         connection.counted = true;
         connection.phase = Phase::Registering(Box::new(register.fingerprint));
@@ -158,5 +237,19 @@ impl EventLoop {
         self.set_paused(slot, true);
         // What arrived in between raises an event at the new poll, or has raised one at the old: `ready` is set.
         self.register(slot, register);
+    }
+
+    /// This table had no room for a connection's socket: the kernel has closed it. It was no peer yet.
+    fn on_lost_moving(&mut self, address: IpAddr, address_counted: bool) {
+        self.shared.permits.unregistered.release();
+        if address_counted {
+            self.address_changed(address, true, true);
+        }
+        self.counters.count(Metric::MovesLost);
+        self.counters.close(1006);
+        let lost = self.counters.get(Metric::MovesLost);
+        if lost.is_power_of_two() {
+            tracing::warn!(lost, "out of descriptors: a connection was lost on its way to its home");
+        }
     }
 }

@@ -94,6 +94,16 @@ impl Transport {
         })
     }
 
+    /// The socket and the session apart, for a socket that travels by another way; [`Self::join`] undoes it.
+    pub(super) fn split(self) -> (TcpStream, Option<Box<TlsSession>>) {
+        (self.stream, self.tls)
+    }
+
+    /// What [`Self::split`] took apart.
+    pub(super) fn join(stream: TcpStream, tls: Option<Box<TlsSession>>) -> Self {
+        Self { stream, tls }
+    }
+
     /// Reads into `buffer`, which must not be empty, with at most one successful read(2).
     ///
     /// Under TLS, plaintext that the session still holds is handed out first, without a system call. Otherwise

@@ -1,5 +1,8 @@
 //! Starting the loops: each binds in its own thread, none serves before all have bound.
 //!
+//! A listener that was bound before a loop's descriptor table parts from the others would stay open in those after the loop
+//! has closed it, so a loop binds after that; shared tables are served by the same order.
+//!
 //! Owns: the threads, the order of binding, and the barrier.
 //! Never: decides what a loop is to do.
 
@@ -14,8 +17,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::net::TcpListener;
 use rustls::ServerConfig;
 
+use super::tables;
 use super::{StartError, failed};
 use crate::config::Config;
+use crate::event_loop::passage::Passage;
 use crate::event_loop::{Delivery, EventLoop, Parts, Settings, Shared, listener};
 use crate::mailbox::Mailbox;
 use crate::shard::Shard;
@@ -23,6 +28,7 @@ use crate::shard::Shard;
 /// What one loop alone is given.
 pub(super) struct Seat {
     pub(super) mailbox: Mailbox<Delivery>,
+    pub(super) passage: Option<Passage>,
     pub(super) shard: Shard,
     /// Where it is pinned.
     pub(super) core: Option<CoreId>,
@@ -34,6 +40,8 @@ pub(super) struct Plan {
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) settings: Arc<Settings>,
     pub(super) shared: Shared,
+    /// Each loop has a descriptor table of its own.
+    pub(super) own_tables: bool,
     /// Counts the loops that have ended.
     pub(super) finished: Arc<AtomicUsize>,
 }
@@ -70,7 +78,7 @@ struct Beginning {
 /// Starts the loops. They serve when this returns; if one of them cannot, none does.
 ///
 /// # Errors
-/// An address that cannot be bound, a thread or poll that cannot be had.
+/// An address that cannot be bound, a thread, poll or table that cannot be had.
 pub(super) fn start(config: &Config, plan: &Plan, seats: Vec<Seat>) -> Result<Running, StartError> {
     let mut wanted = Wanted {
         peers: config
@@ -148,6 +156,12 @@ fn outcome(bound: &Receiver<Result<Bound, StartError>>) -> Result<Bound, StartEr
 
 /// The thread of one loop.
 fn run(plan: Plan, seat: Seat, wanted: &Wanted, report: &Sender<Result<Bound, StartError>>, go: &Receiver<()>) {
+    if plan.own_tables
+        && let Err(error) = tables::own()
+    {
+        let _ = report.send(Err(failed("descriptor_tables", &error)));
+        return;
+    }
     if let Some(core) = seat.core
         && !core_affinity::set_for_current(core)
     {
@@ -185,6 +199,7 @@ fn ready(plan: Plan, seat: Seat, wanted: &Wanted) -> Result<(EventLoop, Bound), 
         listeners,
         metrics_listener,
         mailbox: seat.mailbox,
+        passage: seat.passage,
         shard: seat.shard,
         tls: plan.tls,
         settings: plan.settings,

@@ -47,15 +47,39 @@ impl Server {
         Self::try_start(config, env).unwrap_or_else(|failure| panic!("the server did not start: {failure:#?}"))
     }
 
+    /// Like [`Server::start`], under a limit of open descriptors.
+    pub fn start_with_descriptors(config: Value, limit: u32) -> Self {
+        let program = Self::command(&[]);
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\""));
+        command.arg(program.get_program());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self::try_start_by(command, config).unwrap_or_else(|failure| panic!("the server did not start: {failure:#?}"))
+    }
+
     /// Like [`Server::start`], for a server that may refuse to start.
     pub fn try_start(config: Value, env: &[(&str, &str)]) -> Result<Self, Failure> {
+        Self::try_start_by(Self::command(env), config)
+    }
+
+    fn try_start_by(mut command: Command, config: Value) -> Result<Self, Failure> {
         let place = Place::take();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (config, lines_expected) = complete(config);
         let path = folder.path().join("config.json");
         std::fs::write(&path, config.to_string()).expect("the configuration file is written");
 
-        let mut command = Self::command(env);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command.arg("-config").arg(&path);
         let mut child = command.spawn().expect("the program can be run");
 

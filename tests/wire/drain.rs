@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::scene::{Peer, Raw, STATE_WITHIN, UPGRADE, framed, join, metric, serve, wait_until};
+use crate::scene::{Peer, Raw, STATE_WITHIN, TABLES, UPGRADE, framed, join, metric, serve, wait_until};
 use crate::support::{ConnectOptions, Event, Frame, Opcode, Server, WireOptions};
 
 const GOING_AWAY: &[u8] = b"\x03\xe9server shutting down";
@@ -31,7 +31,13 @@ fn until_dismissed(peer: &mut Peer) -> Vec<serde_json::Value> {
 
 #[test]
 fn everybody_is_told_and_nobody_hears_of_anybody_leaving() {
-    let mut server = serve(json!({ "loops": 4, "drain_timeout": "4s", "rate_limit_per_sec": 0 }));
+    TABLES.iter().for_each(|tables| everybody_is_told(tables));
+}
+
+fn everybody_is_told(tables: &str) {
+    let mut server = serve(json!({
+        "loops": 4, "descriptor_tables": tables, "drain_timeout": "4s", "rate_limit_per_sec": 0
+    }));
     let addr = server.addr();
     let mut peers: Vec<Peer> = (0..100)
         .map(|number| {
@@ -189,7 +195,11 @@ fn a_signal_that_comes_with_the_first_line_of_output_is_heeded() {
 
 #[test]
 fn what_was_sent_just_before_the_signal_is_no_reason_to_stay() {
-    let mut server = serve(json!({ "loops": 4 }));
+    TABLES.iter().for_each(|tables| ends_in_time(tables));
+}
+
+fn ends_in_time(tables: &str) {
+    let mut server = serve(json!({ "loops": 4, "descriptor_tables": tables }));
     let mut bytes = UPGRADE.as_bytes().to_vec();
     bytes.extend(framed(&crate::scene::register("late")));
     bytes.extend(framed(&join("hall")));

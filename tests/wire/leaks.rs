@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::scene::{
-    HTTP_CONNECTIONS, Peer, Raw, UPGRADE, framed, from_address, join, metric, register, serve, wait_for_metric,
+    HTTP_CONNECTIONS, Peer, Raw, TABLES, UPGRADE, framed, from_address, join, metric, open_everywhere, register, serve,
+    wait_for_metric,
 };
 use crate::support::{Server, WireOptions};
 
@@ -106,7 +107,7 @@ fn wait_until_empty(server: &Server) {
 }
 
 fn descriptors(server: &Server) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count()
+    open_everywhere(server.pid()).len()
 }
 
 fn resident_kib(server: &Server) -> u64 {
@@ -117,7 +118,13 @@ fn resident_kib(server: &Server) -> u64 {
 
 #[test]
 fn ten_thousand_connections_leave_nothing_behind() {
-    let server = serve(json!({ "loops": 2 }));
+    for tables in TABLES {
+        leave_nothing_behind(tables);
+    }
+}
+
+fn leave_nothing_behind(tables: &str) {
+    let server = serve(json!({ "loops": 2, "descriptor_tables": tables }));
     let at_start = descriptors(&server);
     run(&server, 0..CYCLES / 2);
     wait_until_empty(&server);

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 
-use crate::scene::{HTTP_CONNECTIONS, Peer, Raw, STATE_WITHIN, cpu_time, metric, serve, wait_for_metric, wait_until};
+use crate::scene::{
+    HTTP_CONNECTIONS, Peer, Raw, STATE_WITHIN, are_full, cpu_time, limit_descriptors, metric, open_everywhere, serve,
+    wait_for_metric, wait_until,
+};
 use crate::support::{HttpConnection, Server, WireOptions, http};
 
 /// The status that a new connection gets, or none if the server closes it without a word.
@@ -19,11 +21,11 @@ fn status(server: &Server) -> Option<u16> {
 fn a_thousand_and_twenty_five_unregistered_connections_are_one_too_many() {
     let server = serve(json!({ "loops": 2, "max_peers": 10 }));
     let mut registered = Peer::register(server.addr(), "registered");
-    let before = open_descriptors(server.pid());
+    let before = open_everywhere(server.pid()).len();
     let mut held: Vec<Raw> = (0..1024).map(|_| Raw::open(server.addr())).collect();
     // What is connected need not be accepted yet. Asking the server would take one of the places.
     wait_until(
-        || open_descriptors(server.pid()) == before + 1024,
+        || open_everywhere(server.pid()).len() == before + 1024,
         || "all accepted".to_owned(),
     );
     assert_eq!(status(&server), Some(503));
@@ -51,32 +53,19 @@ fn a_thousand_and_twenty_five_unregistered_connections_are_one_too_many() {
     registered.round_trip();
 }
 
-fn open_descriptors(pid: u32) -> u64 {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64
-}
-
-fn limit_descriptors(server: &Server, count: u64) {
-    let limit = Rlimit {
-        current: Some(count),
-        maximum: Some(count),
-    };
-    let pid = Pid::from_raw(server.pid() as i32);
-    prlimit(pid, Resource::Nofile, limit).expect("the limit is lowered");
-}
-
 #[test]
 fn without_descriptors_accepting_pauses_and_nobody_else_notices() {
-    for loops in [1, 2] {
-        let server = serve(json!({ "loops": loops }));
+    for (loops, tables) in [(1, "per_loop"), (1, "shared"), (2, "per_loop"), (2, "shared")] {
+        let server = serve(json!({ "loops": loops, "descriptor_tables": tables }));
         let mut alice = Peer::register(server.addr(), "alice");
         let mut bob = Peer::register(server.addr(), "bob");
         alice.join("hall");
         bob.join("hall");
-        limit_descriptors(&server, open_descriptors(server.pid()) + 8);
-        // The kernel completes all these connections; the server can take eight of them.
-        let held: Vec<Raw> = (0..30).map(|_| Raw::open(server.addr())).collect();
+        let limit = limit_descriptors(&server, 8);
+        // The kernel completes all these connections; the server can take about eight of them in each of its tables.
+        let held: Vec<Raw> = (0..80).map(|_| Raw::open(server.addr())).collect();
         wait_until(
-            || server.stderr().contains("accepting pauses"),
+            || server.stderr().contains("accepting pauses") && are_full(&server, limit),
             || "a pause in the log".to_owned(),
         );
         let mut waiting = Raw::open(server.addr());

@@ -19,6 +19,7 @@ mod scene;
 mod slow;
 #[path = "../support/mod.rs"]
 mod support;
+mod tables;
 mod tls;
 mod trust;
 mod upgrade;

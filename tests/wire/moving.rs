@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::scene::{Raw, UPGRADE, framed, join, metric, over_tls, register, serve, wait_for_metric, wait_until};
+use crate::scene::{
+    Raw, TABLES, UPGRADE, framed, join, metric, over_tls, register, serve, wait_for_metric, wait_until,
+};
 use crate::support::{Certificate, Frame, Opcode, Server, WireOptions, deflate};
 
 fn server(tls: Option<&Certificate>, more: Value) -> Server {
@@ -56,8 +58,8 @@ fn assert_most_moved(server: &Server, connections: u64) {
 
 #[test]
 fn messages_in_the_segment_of_the_upgrade_are_not_lost() {
-    for loops in [1, 2, 4] {
-        let server = server(None, json!({ "loops": loops }));
+    for (loops, tables) in [(1, "per_loop"), (2, "per_loop"), (4, "per_loop"), (4, "shared")] {
+        let server = server(None, json!({ "loops": loops, "descriptor_tables": tables }));
         for number in 0..60 {
             let key = format!("key {number}");
             let mut bytes = UPGRADE.as_bytes().to_vec();
@@ -78,19 +80,21 @@ fn messages_in_the_segment_of_the_upgrade_are_not_lost() {
 #[test]
 fn messages_in_the_segment_of_the_upgrade_are_not_lost_under_tls() {
     let certificate = Certificate::generate();
-    let server = server(Some(&certificate), json!({}));
-    for number in 0..60 {
-        let key = format!("key {number}");
-        let mut bytes = UPGRADE.as_bytes().to_vec();
-        first_messages(&key)
-            .iter()
-            .for_each(|message| bytes.extend(framed(message)));
-        let mut raw = Raw::open_with(server.addr(), &over_tls());
-        raw.send(&bytes);
-        raw.switch();
-        expect_answers(&mut raw, &key);
+    for tables in TABLES {
+        let server = server(Some(&certificate), json!({ "descriptor_tables": tables }));
+        for number in 0..60 {
+            let key = format!("key {number}");
+            let mut bytes = UPGRADE.as_bytes().to_vec();
+            first_messages(&key)
+                .iter()
+                .for_each(|message| bytes.extend(framed(message)));
+            let mut raw = Raw::open_with(server.addr(), &over_tls());
+            raw.send(&bytes);
+            raw.switch();
+            expect_answers(&mut raw, &key);
+        }
+        assert_most_moved(&server, 60);
     }
-    assert_most_moved(&server, 60);
 }
 
 #[test]
@@ -215,7 +219,11 @@ fn what_was_negotiated_moves_along() {
 
 #[test]
 fn a_connection_that_ends_while_it_moves_leaves_nothing_behind() {
-    let server = server(None, json!({}));
+    TABLES.iter().for_each(|tables| nothing_is_left(tables));
+}
+
+fn nothing_is_left(tables: &str) {
+    let server = server(None, json!({ "descriptor_tables": tables }));
     for number in 0..200 {
         let raw = {
             let mut raw = Raw::open(server.addr());

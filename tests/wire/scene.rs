@@ -3,11 +3,14 @@
 //! Owns: the conditions to wait for, and how a peer of a scene talks.
 //! Never: decides what is right.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -21,6 +24,9 @@ pub(crate) const STATE_WITHIN: Duration = Duration::from_secs(10);
 /// An upgrade request as bytes, for those who send more with it.
 pub(crate) const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// Both arrangements of descriptor tables: connections move between loops in another way with each.
+pub(crate) const TABLES: [&str; 2] = ["per_loop", "shared"];
 
 /// A server with a metrics page.
 pub(crate) fn serve(config: Value) -> Server {
@@ -100,6 +106,64 @@ pub(crate) fn metrics_addr(server: &Server) -> SocketAddr {
         || format!("the address of the metrics page in {}", server.stderr()),
     );
     addr.expect("it was found")
+}
+
+/// A descriptor table: what each number stands for. Sockets are named by their inodes.
+pub(crate) type Table = BTreeMap<u32, String>;
+
+/// What each thread of a server's loops sees in its descriptor table. Shared tables come once for each loop.
+pub(crate) fn loop_tables(pid: u32) -> Vec<Table> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let tasks = tasks.map(|task| task.expect("a thread").path());
+    let is_loop =
+        |task: &PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("loop-"));
+    tasks.filter(is_loop).map(|task| open_files(&task)).collect()
+}
+
+/// The open files of a process, each once, whichever of its tables it is in.
+pub(crate) fn open_everywhere(pid: u32) -> BTreeSet<String> {
+    let own = open_files(&PathBuf::from(format!("/proc/{pid}")));
+    loop_tables(pid)
+        .into_iter()
+        .chain([own])
+        .flat_map(Table::into_values)
+        .collect()
+}
+
+fn open_files(task: &Path) -> Table {
+    let entry = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        // What was closed meanwhile is left out.
+        Some((
+            number,
+            std::fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned(),
+        ))
+    };
+    let numbers = std::fs::read_dir(task.join("fd")).expect("the thread runs");
+    numbers.filter_map(entry).collect()
+}
+
+/// Lowers the limit of descriptors so far that the fullest of the loops' tables has only so many to give. Returns it.
+///
+/// The limit is one of numbers: what a table holds above it, perhaps inherited, does not count.
+pub(crate) fn limit_descriptors(server: &Server, room: usize) -> u32 {
+    let tables = loop_tables(server.pid());
+    let room_below = |table: &Table, limit: u32| (0..limit).filter(|number| !table.contains_key(number)).count();
+    let enough = |limit: &u32| tables.iter().all(|table| room_below(table, *limit) >= room);
+    let limit = (0..).find(enough).expect("there is one");
+    let both = Rlimit {
+        current: Some(limit.into()),
+        maximum: Some(limit.into()),
+    };
+    prlimit(Pid::from_raw(server.pid() as i32), Resource::Nofile, both).expect("the limit is lowered");
+    limit
+}
+
+/// Whether no loop's table has a number left below the limit.
+pub(crate) fn are_full(server: &Server, limit: u32) -> bool {
+    let full = |table: &Table| (0..limit).all(|number| table.contains_key(&number));
+    loop_tables(server.pid()).iter().all(full)
 }
 
 /// Linux counts processor time for its users in hundredths of a second, whatever its own clock.
