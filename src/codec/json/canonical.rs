@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use super::scan::{peek, skip_name, skip_number, skip_string, skip_white, span};
+use super::grammar::{peek, skip_name, skip_number, skip_string, skip_white, span, token};
+use super::specials::Specials;
 use super::string::Piece;
 use super::write::{hex_digit, push_escaped, push_i64};
 use super::{DEPTH_MAX, RawString};
@@ -55,7 +56,7 @@ fn push_value(out: &mut Vec<u8>, text: &str, at: usize, depth: u32) -> Option<us
         b'{' if depth < DEPTH_MAX => push_object(out, text, at, depth + 1),
         b'[' if depth < DEPTH_MAX => push_array(out, text, at, depth + 1),
         b'"' => {
-            let string = skip_string(bytes, at).ok()?;
+            let string = skip_string(&mut Specials::from(bytes, at, &mut [0]), at).ok()?;
             push_canonical_string(
                 out,
                 RawString::new(span(text, string.start, string.end), string.escaped),
@@ -104,7 +105,7 @@ fn push_object(out: &mut Vec<u8>, text: &str, open: usize, depth: u32) -> Option
     let mut at = skip_white(bytes, open + 1);
     if peek(bytes, at) != b'}' {
         loop {
-            let (name, value_at) = skip_name(bytes, at).ok()?;
+            let (name, (_, value_at)) = skip_name(&mut Specials::from(bytes, at, &mut [0]), token(bytes, at)).ok()?;
             let name_start = out.len();
             push_canonical_string(out, RawString::new(span(text, name.start, name.end), name.escaped));
             let name_end = out.len();

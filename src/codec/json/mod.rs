@@ -7,8 +7,10 @@
 
 mod body;
 mod canonical;
+mod grammar;
 mod read;
 mod scan;
+mod specials;
 mod string;
 mod write;
 

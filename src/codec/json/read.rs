@@ -4,7 +4,8 @@
 //! Never: allocates, or reports a broken text: what cannot be read ends the reading.
 
 use super::RawString;
-use super::scan::{StringSpan, peek, skip_name, skip_string, skip_value, skip_white, span};
+use super::grammar::{StringSpan, Token, peek, skip_name, skip_string, skip_value, skip_white, span, token};
+use super::specials::{Specials, Word};
 
 /// What a value is, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub fn as_string(value: &str) -> Option<RawString<'_>> {
     if peek(value.as_bytes(), 0) != b'"' {
         return None;
     }
-    let string = skip_string(value.as_bytes(), 0).ok()?;
+    let string = skip_string(&mut Specials::from(value.as_bytes(), 0, &mut [0]), 0).ok()?;
     (string.end + 1 == value.len()).then(|| raw_string(value, string))
 }
 
@@ -76,6 +77,8 @@ pub fn elements(array: &str) -> Option<impl Iterator<Item = &str>> {
 struct Items<'a> {
     text: &'a str,
     at: usize,
+    window: [u64; WINDOW],
+    word: Word,
 }
 
 impl<'a> Items<'a> {
@@ -89,37 +92,50 @@ impl<'a> Items<'a> {
         Some(Self {
             text,
             at: if peek(bytes, first) == close { text.len() } else { first },
+            window: [0; WINDOW],
+            word: Word::before::<WINDOW>(first),
         })
     }
 
     fn next_entry(&mut self) -> Option<(RawString<'a>, &'a str)> {
         // Taken before anything can fail, so that an iterator that has ended stays ended.
         let at = std::mem::replace(&mut self.at, self.text.len());
-        let (name, value_at) = skip_name(self.text.as_bytes(), at).ok()?;
-        let value = self.value(value_at)?;
+        let bytes = self.text.as_bytes();
+        let mut specials = Specials::resume(bytes, &mut self.window, self.word);
+        let (name, value) = skip_name(&mut specials, token(bytes, at)).ok()?;
+        self.word = specials.word;
+        let value = self.value(value)?;
         Some((raw_string(self.text, name), value))
     }
 
     fn next_element(&mut self) -> Option<&'a str> {
         let at = std::mem::replace(&mut self.at, self.text.len());
-        self.value(at)
+        self.value(token(self.text.as_bytes(), at))
     }
 
     /// The value that begins at a position; what follows its comma is next.
-    fn value(&mut self, at: usize) -> Option<&'a str> {
+    fn value(&mut self, begin: Token) -> Option<&'a str> {
         let bytes = self.text.as_bytes();
-        let end = skip_value(bytes, at, 0).ok()?;
+        let mut specials = Specials::resume(bytes, &mut self.window, self.word);
+        let end;
+        (end, self.word) = match begin {
+            (b'"', quote) => (skip_string(&mut specials, quote).ok()?.end + 1, specials.word),
+            _ => skip_value(specials, begin, 0).ok()?,
+        };
         let comma = skip_white(bytes, end);
         if peek(bytes, comma) == b',' {
             self.at = skip_white(bytes, comma + 1);
         }
-        Some(span(self.text, at, end))
+        Some(span(self.text, begin.1, end))
     }
 }
 
 fn raw_string(text: &str, string: StringSpan) -> RawString<'_> {
     RawString::new(span(text, string.start, string.end), string.escaped)
 }
+
+/// Words of special places that are made at a time: what is read here is mostly small.
+const WINDOW: usize = 4;
 
 #[cfg(test)]
 mod tests {

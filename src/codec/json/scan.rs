@@ -1,11 +1,13 @@
-//! The envelope scan and the grammar beneath it.
+//! The envelope scan.
 //!
-//! Owns: what is well-formed, and where a value ends.
-//! Never: allocates, recurses, or resolves an escape that is not in a member name.
+//! Owns: which members are the envelope's, and of what type they have to be.
+//! Never: allocates, or resolves an escape that is not in a member name.
 
 use std::fmt;
 
-use super::{DEPTH_MAX, RawString};
+use super::RawString;
+use super::grammar::{StringSpan, peek, skip_name, skip_string, skip_value, skip_white, span, token};
+use super::specials::Specials;
 
 /// The members of a message that decide where it goes. Absent and `null` are the same.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,7 +27,7 @@ pub struct Envelope<'a> {
 pub enum ScanError {
     /// Not one JSON document: the grammar is broken, the text ends early, or something follows the document.
     Syntax,
-    /// Objects and arrays are nested deeper than [`DEPTH_MAX`].
+    /// Objects and arrays are nested deeper than [`DEPTH_MAX`](super::DEPTH_MAX).
     Depth,
     /// A well-formed document that is neither an object nor `null`.
     NotAnObject,
@@ -43,58 +45,67 @@ pub enum ScanError {
 /// See [`ScanError`]. A broken text is never reported as one of the wrong type.
 pub fn scan_envelope(text: &str) -> Result<Envelope<'_>, ScanError> {
     let bytes = text.as_bytes();
-    let start = skip_white(bytes, 0);
-    if peek(bytes, start) != b'{' {
+    let (first, start) = token(bytes, 0);
+    if first != b'{' {
         return scan_other_document(bytes, start);
     }
-    let mut kind = Member::Absent;
-    let mut to = Member::Absent;
-    let mut namespace = Member::Absent;
-    let mut payload = None;
+    let mut kind = Member::ABSENT;
+    let mut to = Member::ABSENT;
+    let mut namespace = Member::ABSENT;
+    let mut payload = Member::ABSENT;
 
-    let mut at = skip_white(bytes, start + 1);
-    if peek(bytes, at) == b'}' {
-        at += 1;
-    } else {
+    let mut window = [0; WINDOW];
+    let mut specials = Specials::from(bytes, start, &mut window);
+    let (mut byte, mut at) = token(bytes, start + 1);
+    if byte != b'}' {
         loop {
-            let (name, value_at) = skip_name(bytes, at)?;
-            let mut escaped = false;
-            if peek(bytes, value_at) == b'"' {
-                let string = skip_string(bytes, value_at)?;
-                (at, escaped) = (string.end + 1, string.escaped);
+            let name;
+            (name, (byte, at)) = skip_name(&mut specials, (byte, at))?;
+            let mut member = Member {
+                start: at,
+                end: at,
+                escaped: false,
+            };
+            if byte == b'"' {
+                let string = skip_string(&mut specials, at)?;
+                (member.end, member.escaped) = (string.end + 1, string.escaped);
             } else {
-                at = skip_value(bytes, value_at, 1)?;
+                let end;
+                (end, specials.word) = skip_value(specials.lent(), (byte, at), 1)?;
+                member.end = end;
             }
-            match Name::of(span(text, name.start, name.end), name.escaped) {
-                Name::Kind => kind = Member::read(text, value_at, at, escaped),
-                Name::To => to = Member::read(text, value_at, at, escaped),
-                Name::Namespace => namespace = Member::read(text, value_at, at, escaped),
-                Name::Payload => payload = Some(span(text, value_at, at)).filter(|value| *value != "null"),
+            match Name::of(text, name) {
+                Name::Kind => kind = member,
+                Name::To => to = member,
+                Name::Namespace => namespace = member,
+                Name::Payload => payload = member,
                 Name::Other => {}
             }
-            at = skip_white(bytes, at);
-            match peek(bytes, at) {
-                b',' => at = skip_white(bytes, at + 1),
-                b'}' => break at += 1,
+            (byte, at) = token(bytes, member.end);
+            match byte {
+                b',' => (byte, at) = token(bytes, at + 1),
+                b'}' => break,
                 _ => return Err(ScanError::Syntax),
             }
         }
     }
-    if skip_white(bytes, at) != bytes.len() {
+    if skip_white(bytes, at + 1) != bytes.len() {
         return Err(ScanError::Syntax);
     }
     Ok(Envelope {
-        kind: kind.string()?,
-        to: to.string()?,
-        namespace: namespace.string()?,
-        payload,
+        kind: kind.string(text)?,
+        to: to.string(text)?,
+        namespace: namespace.string(text)?,
+        payload: payload.value(text),
     })
 }
 
 /// A document that does not begin as an object.
 #[cold]
 fn scan_other_document<'a>(bytes: &[u8], start: usize) -> Result<Envelope<'a>, ScanError> {
-    let end = skip_value(bytes, start, 0)?;
+    let mut window = [0; WINDOW];
+    let specials = Specials::from(bytes, start, &mut window);
+    let (end, _) = skip_value(specials, (peek(bytes, start), start), 0)?;
     if skip_white(bytes, end) != bytes.len() {
         return Err(ScanError::Syntax);
     }
@@ -116,15 +127,15 @@ enum Name {
 
 impl Name {
     #[inline]
-    fn of(raw: &str, escaped: bool) -> Self {
-        if escaped {
-            return Self::of_escaped(RawString::new(raw, escaped));
+    fn of(text: &str, name: StringSpan) -> Self {
+        if name.escaped {
+            return Self::of_escaped(RawString::new(span(text, name.start, name.end), true));
         }
-        match raw {
-            "type" => Self::Kind,
-            "to" => Self::To,
-            "namespace" => Self::Namespace,
-            "payload" => Self::Payload,
+        match text.as_bytes().get(name.start..name.end).unwrap_or_default() {
+            b"type" => Self::Kind,
+            b"to" => Self::To,
+            b"namespace" => Self::Namespace,
+            b"payload" => Self::Payload,
             _ => Self::Other,
         }
     }
@@ -141,252 +152,44 @@ impl Name {
     }
 }
 
-/// The last value seen for a member that has to be a string.
+/// Where the last value seen for a member lies.
 #[derive(Clone, Copy)]
-enum Member<'a> {
-    Absent,
-    String(RawString<'a>),
-    WrongType,
+struct Member {
+    start: usize,
+    end: usize,
+    /// A string with an escape in it.
+    escaped: bool,
 }
 
-impl<'a> Member<'a> {
-    /// The member whose value was found well-formed between the two positions.
-    #[inline]
-    fn read(text: &'a str, start: usize, end: usize, escaped: bool) -> Self {
-        match peek(text.as_bytes(), start) {
-            b'"' => Self::String(RawString::new(span(text, start + 1, end - 1), escaped)),
-            b'n' => Self::Absent,
-            _ => Self::WrongType,
-        }
-    }
-
-    fn string(self) -> Result<Option<RawString<'a>>, ScanError> {
-        match self {
-            Self::Absent => Ok(None),
-            Self::String(string) => Ok(Some(string)),
-            Self::WrongType => Err(ScanError::WrongType),
-        }
-    }
-}
-
-/// Where a string's characters lie, without the quotes.
-#[derive(Clone, Copy)]
-pub(super) struct StringSpan {
-    pub(super) start: usize,
-    pub(super) end: usize,
-    pub(super) escaped: bool,
-}
-
-/// Skips a member name, the colon and the white space after it: the name, and where its value begins.
-#[inline]
-pub(super) fn skip_name(bytes: &[u8], at: usize) -> Result<(StringSpan, usize), ScanError> {
-    if peek(bytes, at) != b'"' {
-        return Err(ScanError::Syntax);
-    }
-    let name = skip_string(bytes, at)?;
-    let colon = skip_white(bytes, name.end + 1);
-    if peek(bytes, colon) != b':' {
-        return Err(ScanError::Syntax);
-    }
-    Ok((name, skip_white(bytes, colon + 1)))
-}
-
-/// Skips the value that begins at `at`, inside `outer` levels of nesting: the position after its last byte.
-///
-/// One loop with a bit for each open level (1 = object), so no input can use up the stack.
-#[inline]
-pub(super) fn skip_value(bytes: &[u8], mut at: usize, outer: u32) -> Result<usize, ScanError> {
-    let mut open: u128 = 0;
-    let mut depth = outer;
-    loop {
-        match peek(bytes, at) {
-            b'"' => at = skip_string(bytes, at)?.end + 1,
-            b'{' => {
-                if depth == DEPTH_MAX {
-                    return Err(ScanError::Depth);
-                }
-                at = skip_white(bytes, at + 1);
-                if peek(bytes, at) == b'}' {
-                    at += 1;
-                } else {
-                    depth += 1;
-                    open = open << 1 | 1;
-                    at = skip_name(bytes, at)?.1;
-                    continue;
-                }
-            }
-            b'[' => {
-                if depth == DEPTH_MAX {
-                    return Err(ScanError::Depth);
-                }
-                at = skip_white(bytes, at + 1);
-                if peek(bytes, at) == b']' {
-                    at += 1;
-                } else {
-                    depth += 1;
-                    open <<= 1;
-                    continue;
-                }
-            }
-            b'-' | b'0'..=b'9' => at = skip_number(bytes, at)?,
-            b't' => at = skip_literal(bytes, at, b"true")?,
-            b'f' => at = skip_literal(bytes, at, b"false")?,
-            b'n' => at = skip_literal(bytes, at, b"null")?,
-            _ => return Err(ScanError::Syntax),
-        }
-        loop {
-            if depth == outer {
-                return Ok(at);
-            }
-            let in_object = open & 1 == 1;
-            at = skip_white(bytes, at);
-            match (peek(bytes, at), in_object) {
-                (b',', true) => {
-                    at = skip_name(bytes, skip_white(bytes, at + 1))?.1;
-                    break;
-                }
-                (b',', false) => {
-                    at = skip_white(bytes, at + 1);
-                    break;
-                }
-                (b'}', true) | (b']', false) => {
-                    at += 1;
-                    depth -= 1;
-                    open >>= 1;
-                }
-                _ => return Err(ScanError::Syntax),
-            }
-        }
-    }
-}
-
-/// Skips the string whose opening quote is at `quote`.
-#[inline]
-pub(super) fn skip_string(bytes: &[u8], quote: usize) -> Result<StringSpan, ScanError> {
-    let start = quote + 1;
-    let mut at = start;
-    let mut escaped = false;
-    loop {
-        at = find_special(bytes, at);
-        match peek(bytes, at) {
-            b'"' => {
-                return Ok(StringSpan {
-                    start,
-                    end: at,
-                    escaped,
-                });
-            }
-            b'\\' => {
-                escaped = true;
-                // Line ends come as two escapes in a row: look for the next one before searching again.
-                while peek(bytes, at) == b'\\' {
-                    at = skip_escape(bytes, at)?;
-                }
-            }
-            _ => return Err(ScanError::Syntax),
-        }
-    }
-}
-
-/// The position of the next quote, backslash or control character, or the end of the text.
-#[inline]
-pub(super) fn find_special(bytes: &[u8], mut at: usize) -> usize {
-    // Eight bytes at a time. The lowest marked byte is exact: a borrow only reaches the bytes above a true hit.
-    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let word = u64::from_le_bytes(*chunk);
-        let quote = word ^ (EACH * b'"' as u64);
-        let backslash = word ^ (EACH * b'\\' as u64);
-        let hits = (quote.wrapping_sub(EACH) & !quote)
-            | (backslash.wrapping_sub(EACH) & !backslash)
-            | (word.wrapping_sub(EACH * 0x20) & !word);
-        let hits = hits & (EACH << 7);
-        if hits != 0 {
-            return at + (hits.trailing_zeros() / 8) as usize;
-        }
-        at += 8;
-    }
-    while let Some(&byte) = bytes.get(at) {
-        if byte == b'"' || byte == b'\\' || byte < 0x20 {
-            break;
-        }
-        at += 1;
-    }
-    at
-}
-
-/// Skips the escape whose backslash is at `at`. Surrogates are not paired: a lone one passes.
-#[inline]
-fn skip_escape(bytes: &[u8], at: usize) -> Result<usize, ScanError> {
-    match peek(bytes, at + 1) {
-        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(at + 2),
-        b'u' => match bytes.get(at + 2..at + 6) {
-            Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => Ok(at + 6),
-            _ => Err(ScanError::Syntax),
-        },
-        _ => Err(ScanError::Syntax),
-    }
-}
-
-/// Skips a number: RFC 8259 section 6.
-#[inline]
-pub(super) fn skip_number(bytes: &[u8], mut at: usize) -> Result<usize, ScanError> {
-    if peek(bytes, at) == b'-' {
-        at += 1;
-    }
-    at = if peek(bytes, at) == b'0' {
-        at + 1
-    } else {
-        skip_digits(bytes, at)?
+impl Member {
+    const ABSENT: Self = Self {
+        start: 0,
+        end: 0,
+        escaped: false,
     };
-    if peek(bytes, at) == b'.' {
-        at = skip_digits(bytes, at + 1)?;
-    }
-    if matches!(peek(bytes, at), b'e' | b'E') {
-        at += 1;
-        if matches!(peek(bytes, at), b'+' | b'-') {
-            at += 1;
+
+    /// The value of a member that has to be a string.
+    #[inline]
+    fn string(self, text: &str) -> Result<Option<RawString<'_>>, ScanError> {
+        if self.end == 0 {
+            return Ok(None);
         }
-        at = skip_digits(bytes, at)?;
+        match peek(text.as_bytes(), self.start) {
+            b'"' => {
+                let raw = span(text, self.start + 1, self.end - 1);
+                Ok(Some(RawString::new(raw, self.escaped)))
+            }
+            b'n' => Ok(None),
+            _ => Err(ScanError::WrongType),
+        }
     }
-    Ok(at)
-}
 
-/// Skips one or more decimal digits.
-#[inline]
-fn skip_digits(bytes: &[u8], mut at: usize) -> Result<usize, ScanError> {
-    let start = at;
-    while peek(bytes, at).is_ascii_digit() {
-        at += 1;
+    /// The value of a member that may be anything.
+    #[inline]
+    fn value(self, text: &str) -> Option<&str> {
+        let absent = self.end == 0 || peek(text.as_bytes(), self.start) == b'n';
+        (!absent).then(|| span(text, self.start, self.end))
     }
-    if at == start { Err(ScanError::Syntax) } else { Ok(at) }
-}
-
-#[inline]
-fn skip_literal(bytes: &[u8], at: usize, literal: &[u8]) -> Result<usize, ScanError> {
-    match bytes.get(at..) {
-        Some(rest) if rest.starts_with(literal) => Ok(at + literal.len()),
-        _ => Err(ScanError::Syntax),
-    }
-}
-
-#[inline]
-pub(super) fn skip_white(bytes: &[u8], mut at: usize) -> usize {
-    while matches!(peek(bytes, at), b' ' | b'\t' | b'\n' | b'\r') {
-        at += 1;
-    }
-    at
-}
-
-/// The byte at a position. Past the end it is zero, which is no token: it fails wherever a byte is expected.
-#[inline]
-pub(super) fn peek(bytes: &[u8], at: usize) -> u8 {
-    bytes.get(at).copied().unwrap_or(0)
-}
-
-/// The text between two positions at which tokens begin or end; empty if they are none.
-#[inline]
-pub(super) fn span(text: &str, start: usize, end: usize) -> &str {
-    text.get(start..end).unwrap_or_default()
 }
 
 impl fmt::Display for ScanError {
@@ -402,8 +205,8 @@ impl fmt::Display for ScanError {
 
 impl std::error::Error for ScanError {}
 
-/// One in every byte of a word: times a byte it repeats the byte.
-const EACH: u64 = 0x0101_0101_0101_0101;
+/// Words of special places that are made at a time: enough for a candidate or a chat message, little to waste on a ping.
+const WINDOW: usize = 16;
 
 #[cfg(test)]
 mod tests {

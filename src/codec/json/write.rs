@@ -2,7 +2,8 @@
 //!
 //! Owns: escaping and integers. Never: uses the formatting machinery, or allocates beyond the growth of the buffer.
 
-use super::scan::{find_special, peek, skip_string};
+use super::grammar::{peek, skip_string};
+use super::specials::Specials;
 
 /// Appends a text as quoted JSON string. Runs without an escape are copied whole.
 pub fn push_string(out: &mut Vec<u8>, text: &str) {
@@ -15,7 +16,7 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
 pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();
     loop {
-        let (plain, special) = rest.split_at(find_special(rest, 0));
+        let (plain, special) = rest.split_at(find_special(rest));
         out.extend_from_slice(plain);
         let Some((&byte, after)) = special.split_first() else {
             return;
@@ -34,6 +35,27 @@ pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str) {
         }
         rest = after;
     }
+}
+
+/// The position of the first quote, backslash or control character, or the end. For names and the like, whose few
+/// characters do not repay a word of 64 places.
+fn find_special(bytes: &[u8]) -> usize {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (nth, word) in words.iter().enumerate() {
+        // The lowest marked byte is exact: a borrow only reaches the bytes above a true hit.
+        let word = u64::from_le_bytes(*word);
+        let quote = word ^ (EACH * b'"' as u64);
+        let backslash = word ^ (EACH * b'\\' as u64);
+        let hits = (quote.wrapping_sub(EACH) & !quote)
+            | (backslash.wrapping_sub(EACH) & !backslash)
+            | (word.wrapping_sub(EACH * 0x20) & !word);
+        let hits = hits & (EACH << 7);
+        if hits != 0 {
+            return 8 * nth + (hits.trailing_zeros() / 8) as usize;
+        }
+    }
+    let special = |byte: &u8| *byte == b'"' || *byte == b'\\' || *byte < 0x20;
+    8 * words.len() + rest.iter().position(special).unwrap_or(rest.len())
 }
 
 /// The lower case digit of the low four bits.
@@ -71,11 +93,13 @@ pub fn push_i64(out: &mut Vec<u8>, n: i64) {
 /// Appends a value without the white space between its tokens; all else stays as sent: number spelling, escapes, order.
 pub fn push_compact(out: &mut Vec<u8>, value: &str) {
     let bytes = value.as_bytes();
+    let mut window = [0; 4];
+    let mut specials = Specials::from(bytes, 0, &mut window);
     let mut copied = 0;
     let mut at = 0;
     while at < bytes.len() {
         match peek(bytes, at) {
-            b'"' => match skip_string(bytes, at) {
+            b'"' => match skip_string(&mut specials, at) {
                 Ok(string) => at = string.end + 1,
                 Err(_) => break, // the rest is no JSON: it stays as it is
             },
@@ -89,6 +113,9 @@ pub fn push_compact(out: &mut Vec<u8>, value: &str) {
     }
     out.extend_from_slice(bytes.get(copied..).unwrap_or_default());
 }
+
+/// One in every byte of a word: times a byte it repeats the byte.
+const EACH: u64 = 0x0101_0101_0101_0101;
 
 #[cfg(test)]
 mod tests {
