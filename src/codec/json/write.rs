@@ -68,18 +68,34 @@ pub(super) fn hex_digit(bits: u8) -> u8 {
 
 /// Appends an integer in decimal.
 pub fn push_u64(out: &mut Vec<u8>, n: u64) {
-    let mut digits = [0; 20]; // u64::MAX has 20
+    // Three groups of eight: u64::MAX has 20 digits.
+    let mut digits = [b'0'; 24];
+    let (groups, _) = digits.as_chunks_mut::<8>();
     let mut rest = n;
-    let mut length = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        length += 1;
+    let mut used = 0;
+    for group in groups.iter_mut().rev() {
+        *group = eight_digits(rest % 100_000_000);
+        used += 8;
+        rest /= 100_000_000;
         if rest == 0 {
             break;
         }
     }
-    out.extend_from_slice(&digits[digits.len() - length..]);
+    let shown = digits.get(24 - used..).unwrap_or_default();
+    // One digit stays even if it is zero.
+    let zeros = shown.iter().take(7).take_while(|digit| **digit == b'0').count();
+    out.extend_from_slice(shown.get(zeros..).unwrap_or_default());
+}
+
+/// The digits of a number below 10^8, zeros in front included: halves of halves of it side by side in one word, so that
+/// three divisions by constants do for eight digits.
+fn eight_digits(n: u64) -> [u8; 8] {
+    let fours = (n / 10_000) | ((n % 10_000) << 32);
+    let hundreds = ((fours * 10_486) >> 20) & 0x0000_007f_0000_007f; // n / 100 for n < 10,000
+    let twos = hundreds | ((fours - hundreds * 100) << 16);
+    let tens = ((twos * 103) >> 10) & 0x000f_000f_000f_000f; // n / 10 for n < 100
+    let ones = tens | ((twos - tens * 10) << 8);
+    (ones | 0x3030_3030_3030_3030).to_le_bytes()
 }
 
 /// Appends an integer in decimal.
@@ -146,7 +162,9 @@ mod tests {
 
     #[test]
     fn integers_are_written_in_decimal() {
-        for n in [0, 1, 9, 10, 99, 100, 1_234_567_890, u64::MAX] {
+        let powers = (0..20).map(|exponent| 10_u64.pow(exponent));
+        let around = powers.flat_map(|power| [power - 1, power, power + 1, power.saturating_mul(9)]);
+        for n in around.chain([1_234_567_890, 1_790_000_000_123, u64::MAX]) {
             assert_eq!(written(|out| push_u64(out, n)), n.to_string());
         }
         for n in [0, -1, 42, -10, i64::MAX, i64::MIN] {
@@ -161,6 +179,15 @@ mod tests {
         assert_eq!(written(|out| push_compact(out, value)), compact);
         assert_eq!(written(|out| push_compact(out, compact)), compact);
         assert_eq!(written(|out| push_compact(out, "{ \"a : 1")), "{\"a : 1");
+    }
+
+    #[test]
+    fn every_group_of_four_digits_is_right_in_either_half() {
+        for n in 0..10_000 {
+            for n in [n, n * 10_000 + 9_999 - n] {
+                assert_eq!(eight_digits(n), format!("{n:08}").as_bytes());
+            }
+        }
     }
 
     proptest! {

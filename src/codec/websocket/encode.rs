@@ -11,10 +11,21 @@ use tungstenite::protocol::frame::FrameHeader;
 pub(super) const CONTROL_PAYLOAD_MAX: usize = 125;
 
 /// Appends the header of a frame whose `len` payload bytes the caller appends next.
+#[inline]
 pub fn push_header(out: &mut Vec<u8>, opcode: OpCode, compressed: bool, len: usize) {
-    header(opcode, compressed)
-        .format(len as u64, out)
-        .expect("writing to a vector does not fail");
+    // By hand: the writer behind `FrameHeader` takes as long as all else that a short frame is made of.
+    let first = FINAL | u8::from(compressed) << 6 | u8::from(opcode);
+    match len {
+        0..=125 => out.extend_from_slice(&[first, len as u8]),
+        126..=0xffff => {
+            let [high, low] = (len as u16).to_be_bytes();
+            out.extend_from_slice(&[first, 126, high, low]);
+        }
+        _ => {
+            out.extend_from_slice(&[first, 127]);
+            out.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
 }
 
 /// A frame whose payload is being written; ended by [`end_frame`].
@@ -96,6 +107,9 @@ fn header(opcode: OpCode, compressed: bool) -> FrameHeader {
         mask: None,
     }
 }
+
+/// The bit of a message's last frame, here the only one.
+const FINAL: u8 = 0x80;
 
 /// Bytes of the shortest unmasked header for `len` payload bytes.
 fn header_bytes(len: usize) -> usize {

@@ -81,7 +81,10 @@ fn push_ts(out: &mut Vec<u8>, ts_ms: u64) {
 }
 
 fn ts_len(ts_ms: u64) -> usize {
-    let digits = ts_ms.checked_ilog10().map_or(1, |log| log as usize + 1);
+    let digits = match ts_ms {
+        1_000_000_000_000..10_000_000_000_000 => 13, // from 2001 to 2286
+        _ => ts_ms.checked_ilog10().map_or(1, |log| log as usize + 1),
+    };
     TS.len() + digits + "}".len()
 }
 
