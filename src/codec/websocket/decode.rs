@@ -4,11 +4,9 @@
 //! Never: copies a message that lies whole in one frame of the input, or holds a byte of one that is too long.
 
 use super::encode::CONTROL_PAYLOAD_MAX;
-use super::{Buffers, CloseCode, Control, Data, OpCode, Settings, Step, mask};
-use std::io::Cursor;
+use super::{Buffers, CloseCode, Settings, Step, mask};
 use std::mem;
 use std::ops::Range;
-use tungstenite::protocol::frame::FrameHeader;
 
 /// Takes the next step from `input[*at..]` and moves `at` past it.
 ///
@@ -389,11 +387,7 @@ fn read_header(
         }
         _ => (fresh, 0),
     };
-    let mut cursor = Cursor::new(bytes);
-    let Ok(parsed) = FrameHeader::parse(&mut cursor) else {
-        return Err(protocol("reserved op code"));
-    };
-    let Some((header, payload_len)) = parsed else {
+    let Some(header) = Header::parse(bytes) else {
         if !fresh.is_empty() {
             let mut carried = CarriedHeader {
                 bytes: [0; HEADER_BYTES_MAX],
@@ -405,65 +399,108 @@ fn read_header(
         }
         return Ok(None);
     };
-    let length_field = bytes.get(1).map_or(0, |byte| byte & 0x7f);
-    *at += cursor.position() as usize - carried;
+    *at += header.bytes - carried;
     let mut message = None;
     if let Some(held) = partial {
         held.pending = Pending::Boundary;
         message = held.message.as_ref();
     }
-    check(&header, length_field, payload_len, message, settings).map(Some)
+    check(&header, message, settings).map(Some)
+}
+
+/// What a header says (RFC 6455 section 5.2).
+struct Header {
+    /// FIN, the reserved bits and the op code.
+    first: u8,
+    /// MASK and the short length.
+    second: u8,
+    payload_len: u64,
+    /// Zero if there is none.
+    mask: [u8; 4],
+    /// Bytes that it takes.
+    bytes: usize,
+}
+
+impl Header {
+    /// None: it is cut.
+    #[inline]
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (&[first, second], rest) = bytes.split_first_chunk()?;
+        let (payload_len, rest) = match second & 0x7f {
+            126 => {
+                let (len, rest) = rest.split_first_chunk()?;
+                (u64::from(u16::from_be_bytes(*len)), rest)
+            }
+            127 => {
+                let (len, rest) = rest.split_first_chunk()?;
+                (u64::from_be_bytes(*len), rest)
+            }
+            short => (u64::from(short), rest),
+        };
+        let (mask, rest) = match second & MASKED {
+            0 => ([0; 4], rest),
+            _ => {
+                let (mask, rest) = rest.split_first_chunk()?;
+                (*mask, rest)
+            }
+        };
+        Some(Self {
+            first,
+            second,
+            payload_len,
+            mask,
+            bytes: bytes.len() - rest.len(),
+        })
+    }
 }
 
 /// Holds a header against RFC 6455 section 5.2 and against the message that it would belong to.
-fn check(
-    header: &FrameHeader,
-    length_field: u8,
-    payload_len: u64,
-    message: Option<&Message>,
-    settings: &Settings,
-) -> Result<Frame, Failure> {
-    if header.rsv2 || header.rsv3 {
+#[inline]
+fn check(header: &Header, message: Option<&Message>, settings: &Settings) -> Result<Frame, Failure> {
+    let last = header.first & FINAL != 0;
+    let compressed = header.first & RESERVED_1 != 0;
+    let code = header.first & 0x0f;
+    if !matches!(code, CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG) {
+        return Err(protocol("reserved op code"));
+    }
+    if header.first & RESERVED_2_3 != 0 {
         return Err(protocol("reserved bit set"));
     }
-    let what = match (header.opcode, message) {
-        (OpCode::Control(control), _) => {
-            if header.rsv1 {
+    let what = match (code, message) {
+        (CLOSE | PING | PONG, _) => {
+            if compressed {
                 return Err(protocol("reserved bit set"));
             }
-            if !header.is_final {
+            if !last {
                 return Err(protocol("fragmented control frame"));
             }
-            if payload_len > CONTROL_PAYLOAD_MAX as u64 {
+            if header.payload_len > CONTROL_PAYLOAD_MAX as u64 {
                 return Err(protocol("control frame too long"));
             }
-            What::Control(match control {
-                Control::Close => ControlKind::Close,
-                Control::Ping => ControlKind::Ping,
-                Control::Pong => ControlKind::Pong,
-                Control::Reserved(_) => return Err(protocol("reserved op code")),
+            What::Control(match code {
+                CLOSE => ControlKind::Close,
+                PING => ControlKind::Ping,
+                _ => ControlKind::Pong,
             })
         }
-        (OpCode::Data(Data::Reserved(_)), _) => return Err(protocol("reserved op code")),
-        (OpCode::Data(Data::Continue), None) => return Err(protocol("continuation of nothing")),
-        (OpCode::Data(Data::Continue), Some(message)) => {
-            if header.rsv1 {
+        (CONTINUATION, None) => return Err(protocol("continuation of nothing")),
+        (CONTINUATION, Some(message)) => {
+            if compressed {
                 return Err(protocol("reserved bit set"));
             }
             What::Message(message.kind)
         }
-        (OpCode::Data(Data::Text | Data::Binary), Some(_)) => return Err(protocol("new message inside a message")),
-        (OpCode::Data(data @ (Data::Text | Data::Binary)), None) => {
-            if header.rsv1 && !settings.deflate {
+        (_, Some(_)) => return Err(protocol("new message inside a message")),
+        (_, None) => {
+            if compressed && !settings.deflate {
                 return Err(protocol("reserved bit set"));
             }
-            What::Message(MessageKind {
-                text: data == Data::Text,
-                compressed: header.rsv1,
-            })
+            let text = code == TEXT;
+            What::Message(MessageKind { text, compressed })
         }
     };
-    let minimal = match length_field {
+    let payload_len = header.payload_len;
+    let minimal = match header.second & 0x7f {
         126 => payload_len > 125,
         127 => payload_len > 0xffff,
         _ => true,
@@ -471,9 +508,9 @@ fn check(
     if !minimal || payload_len >> 63 != 0 {
         return Err(protocol("bad length encoding"));
     }
-    let Some(mask) = header.mask else {
+    if header.second & MASKED == 0 {
         return Err(protocol("frame without a mask"));
-    };
+    }
     let remaining = match what {
         What::Control(_) => usize::try_from(payload_len).ok(),
         What::Message(kind) => {
@@ -487,8 +524,8 @@ fn check(
     };
     Ok(Frame {
         what,
-        last: header.is_final,
-        mask,
+        last,
+        mask: header.mask,
         remaining,
     })
 }
@@ -527,3 +564,16 @@ const TOO_LONG: Failure = Failure {
 
 /// Longest header of a client's frame: two bytes, eight of length, four of mask.
 const HEADER_BYTES_MAX: usize = 14;
+
+// The first byte of a header.
+const FINAL: u8 = 0x80;
+const RESERVED_1: u8 = 0x40;
+const RESERVED_2_3: u8 = 0x30;
+const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+/// The bit of the second byte that says that a mask follows.
+const MASKED: u8 = 0x80;

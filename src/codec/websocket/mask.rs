@@ -5,21 +5,20 @@
 
 /// Masks or unmasks `payload` in place, its first byte with the mask's first.
 pub(super) fn apply(payload: &mut [u8], mask: [u8; 4]) {
-    let [a, b, c, d] = mask;
-    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let wide = u64::from(u32::from_ne_bytes(mask)) * 0x1_0000_0001;
     let (words, rest) = payload.as_chunks_mut::<8>();
     for word in words {
         *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
     }
-    for (byte, mask) in rest.iter_mut().zip(mask.into_iter().cycle()) {
+    for (byte, mask) in rest.iter_mut().zip(wide.to_ne_bytes()) {
         *byte ^= mask;
     }
 }
 
 /// The mask for what follows `consumed` bytes of a payload that began with `mask`.
-pub(super) fn rotated(mut mask: [u8; 4], consumed: usize) -> [u8; 4] {
-    mask.rotate_left(consumed % 4);
-    mask
+pub(super) fn rotated(mask: [u8; 4], consumed: usize) -> [u8; 4] {
+    let bits = 8 * (consumed % 4) as u32;
+    u32::from_le_bytes(mask).rotate_right(bits).to_le_bytes()
 }
 
 #[cfg(test)]
