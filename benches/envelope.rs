@@ -1,6 +1,8 @@
 //! Question: what does it cost to prove a received text well-formed and find the members of its envelope, against
 //! simd-json (tape, on the scratch copy that it needs because it rewrites what it parses) and serde_json (borrowed,
 //! payload as raw value), for a candidate of 0.3 KB, an offer of 4 KB full of line ends, and a dense payload of 60 KB?
+//! And all that the codec and the dialect do to such a signal, frame in to frame out: header, unmasking, UTF-8, envelope,
+//! target, and the forward?
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -8,6 +10,9 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use peer_server::codec::json::scan_envelope;
+use peer_server::codec::websocket::{self, Buffers, Data, OpCode, Settings, Step, push_header};
+use peer_server::dialect::peer::{self, Forward, Incoming, Target};
+use peer_server::ids::Fingerprint;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -59,6 +64,80 @@ fn envelope(c: &mut Criterion) {
     }
 }
 
+/// The frame is copied anew for each round, because it is unmasked in place: a few nanoseconds are the copy's.
+fn forward(c: &mut Criterion) {
+    let mut group = c.benchmark_group("forward");
+    for (name, text) in [
+        ("candidate_300B", candidate()),
+        ("offer_4KB", offer()),
+        ("dense_60KB", dense()),
+    ] {
+        let sent = masked_frame(&text);
+        let (mut input, mut out, mut scratch) = (sent.clone(), Vec::new(), Vec::new());
+        let from = Fingerprint::of_key("sender");
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                input.copy_from_slice(&sent);
+                out.clear();
+                forward_one(black_box(&mut input), &from, &mut scratch, &mut out);
+                black_box(out.len())
+            });
+        });
+    }
+    group.finish();
+}
+
+fn forward_one(input: &mut [u8], from: &Fingerprint, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
+    let settings = Settings {
+        max_message_size: 1 << 20,
+        deflate: false,
+    };
+    let mut partial = None;
+    let step = websocket::next(&mut partial, input, &mut 0, &settings, &mut NoBuffers);
+    let Step::Text(text) = step else { panic!("a whole text") };
+    let Ok(Incoming::Direct { kind, to, payload, .. }) = peer::parse(text, scratch) else {
+        panic!("a signal")
+    };
+    let Target::Peer(to) = to else { panic!("a fingerprint") };
+    let forward = Forward {
+        kind,
+        from,
+        to: &to,
+        namespace: None,
+        payload,
+        ts_ms: 1_790_000_000_123,
+    };
+    push_header(out, OpCode::Data(Data::Text), false, peer::forward_len(&forward));
+    peer::push_forward(out, &forward);
+}
+
+/// Whole frames need none.
+struct NoBuffers;
+
+impl Buffers for NoBuffers {
+    fn take(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn put(&mut self, _: Vec<u8>) {}
+}
+
+/// A text as a client frames it.
+fn masked_frame(text: &str) -> Vec<u8> {
+    let mask = [0x12, 0x34, 0x56, 0x78];
+    let mut frame = Vec::new();
+    push_header(&mut frame, OpCode::Data(Data::Text), false, text.len());
+    frame[1] |= 0x80;
+    frame.extend_from_slice(&mask);
+    frame.extend(
+        text.bytes()
+            .zip(mask.into_iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
+    frame
+}
+
 /// A trickled candidate as a browser's client sends it.
 fn candidate() -> String {
     let line = "candidate:842163049 1 udp 1677729535 203.0.113.7 46154 typ srflx raddr 192.168.1.20 rport 46154 \
@@ -101,5 +180,5 @@ fn signal(payload: &str) -> String {
     format!(r#"{{"type":"signal","to":"{to}","payload":{payload}}}"#)
 }
 
-criterion_group!(benches, envelope);
+criterion_group!(benches, envelope, forward);
 criterion_main!(benches);
