@@ -10,7 +10,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use peer_server::ids::Fingerprint;
 use peer_server::shard::{PeerKey, Route, Shard};
-use world::{member, shard};
+use world::{member, scattered, shard};
 
 fn route(c: &mut Criterion) {
     let mut group = c.benchmark_group("route/same_loop");
@@ -43,10 +43,8 @@ fn pairs_of(peers: u32) -> (Shard, Vec<(PeerKey, Fingerprint)>) {
         let [(sender, _), (_, target)] = [first, first + 1].map(|number| member(&mut shard, number, &namespace));
         pairs.push((sender, target));
     }
-    // A stride that shares no divisor with a number of pairs made of twos and fives visits every pair.
-    let stride = 7_919;
-    let scattered = (0..pairs.len()).map(|at| pairs[at * stride % pairs.len()]).collect();
-    (shard, scattered)
+    let pairs = scattered(&pairs);
+    (shard, pairs)
 }
 
 criterion_group!(benches, route);
