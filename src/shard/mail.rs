@@ -2,7 +2,8 @@
 //!
 //! Owns: the vocabulary between loops. Direct messages and fan-outs are *traffic* (they carry a peer's bytes and can be
 //! refused when a loop is behind); everything in [`Mail`] is *control* (never refused, its content bounded at its source).
-//! Never: decides anything, and never names a connection: a session is named by its fingerprint and its [`SessionId`].
+//! Never: decides anything, and never names a connection. A session is named by its [`SessionId`], which is never used
+//! twice; a fingerprint or [`PeerKey`] beside it says where its loop finds it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use compact_str::CompactString;
 
 use super::broadcast::SumId;
+use super::peers::PeerKey;
 use crate::ids::{Fingerprint, LoopId, NamespaceId, SessionId};
 use crate::message::{CriteriaKey, DirectKind, Matched, PeerInfo, Refusal};
 
@@ -22,6 +24,8 @@ pub struct Asker {
     pub fingerprint: Fingerprint,
     /// Which session of that peer.
     pub session: SessionId,
+    /// Where its loop keeps it; None while it registers.
+    pub peer: Option<PeerKey>,
     /// The number of its request: only the answer with this number resumes it.
     pub request: u32,
 }
@@ -111,8 +115,8 @@ pub enum Mail {
     Matched {
         /// Where they asked.
         namespace: NamespaceId,
-        /// The members that the receiving loop serves.
-        members: Vec<(Fingerprint, SessionId)>,
+        /// The members that the receiving loop serves: where it keeps each, and which session.
+        members: Vec<(Option<PeerKey>, SessionId)>,
         /// What they are told.
         matched: Arc<Matched>,
     },
@@ -178,8 +182,8 @@ pub enum Ask {
     },
     /// Wait for others who ask the same.
     Match {
-        /// The name, told with the match.
-        name: Arc<str>,
+        /// The name, told with the match. Few requests complete one: a short name is carried without an allocation.
+        name: CompactString,
         /// How to be shown in it.
         info: Arc<PeerInfo>,
         /// How many make a group.

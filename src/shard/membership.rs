@@ -1,6 +1,6 @@
 //! The member side of namespaces and rooms: which peers of this shard are in what.
 //!
-//! Owns: memberships, pending joins, and the lists by which fan-outs find this shard's members.
+//! Owns: memberships, pending joins, where match requests wait, and the lists by which fan-outs find this shard's members.
 //! Never: decides who may be a member; that is the home's (see `namespaces`).
 
 use std::sync::Arc;
@@ -22,10 +22,12 @@ pub const NAMESPACES_MAX: usize = 256;
 pub const JOIN_META_MAX: usize = 32 * 1024;
 
 const NOT_A_MEMBER: u32 = u32::MAX;
+/// In `Membership::local`: the peer only waits for a match there, which takes no local namespace.
+const NOT_LISTED: u32 = u32::MAX;
 /// Bytes of a membership's records, its texts aside: half of what both sides hold, as of a text.
 const MEMBERSHIP_BYTES: usize = 128;
 
-/// One peer's place in one namespace.
+/// One peer's place in one namespace: a member, about to be one, or waiting for a match there.
 #[derive(Debug)]
 pub(super) struct Membership {
     pub(super) namespace: NamespaceId,
@@ -34,6 +36,8 @@ pub(super) struct Membership {
     at: u32,
     /// A join is on its way to the home, which may already have announced it.
     pub(super) pending: bool,
+    /// A match request waits at the home.
+    pub(super) ticket: bool,
     extra: Option<Box<JoinExtra>>,
 }
 
@@ -47,6 +51,11 @@ pub(super) struct JoinExtra {
 impl Membership {
     pub(super) fn is_member(&self) -> bool {
         self.at != NOT_A_MEMBER
+    }
+
+    /// Whether there is a reason for it.
+    pub(super) fn is_needed(&self) -> bool {
+        self.is_member() || self.pending || self.ticket
     }
 
     pub(super) fn text_bytes(&self) -> usize {
@@ -161,6 +170,32 @@ impl Peer {
         self.memberships.get_mut(at)
     }
 
+    /// Its place in a namespace, made if there is none, and by how many bytes that makes the state larger.
+    fn place_in(&mut self, namespace: NamespaceId) -> (&mut Membership, usize) {
+        let place = self
+            .memberships
+            .binary_search_by_key(&namespace, |membership| membership.namespace);
+        let (Ok(at) | Err(at)) = place;
+        let mut bytes = 0;
+        if place.is_err() {
+            // Most peers are in one namespace: do not let the first push reserve room for four.
+            if self.memberships.is_empty() {
+                self.memberships.reserve_exact(1);
+            }
+            let membership = Membership {
+                namespace,
+                local: NOT_LISTED,
+                at: NOT_A_MEMBER,
+                pending: false,
+                ticket: false,
+                extra: None,
+            };
+            bytes = membership.text_bytes();
+            self.memberships.insert(at, membership);
+        }
+        (&mut self.memberships[at], bytes)
+    }
+
     pub(super) fn is_member(&self, namespace: NamespaceId) -> bool {
         self.membership(namespace).is_some_and(Membership::is_member)
     }
@@ -195,11 +230,9 @@ impl Peer {
 impl Shard {
     /// Whether one more namespace would be too many for this peer.
     pub(super) fn is_crowded(&self, key: PeerKey, namespace: NamespaceId) -> bool {
-        self.peers.get(key).is_some_and(|peer| {
-            let tickets = peer.cold.as_ref().map_or(&[][..], |cold| &cold.tickets);
-            let known = peer.membership(namespace).is_some() || tickets.contains(&namespace);
-            !known && peer.memberships.len() + tickets.len() >= NAMESPACES_MAX
-        })
+        self.peers
+            .get(key)
+            .is_some_and(|peer| peer.memberships.len() >= NAMESPACES_MAX && peer.membership(namespace).is_none())
     }
 
     pub(super) fn join_meta_bytes(&self, key: PeerKey, except: NamespaceId) -> usize {
@@ -217,28 +250,9 @@ impl Shard {
             space.pending.push(key);
         }
         let Some(peer) = self.peers.get_mut(key) else { return };
-        match peer
-            .memberships
-            .binary_search_by_key(&namespace, |membership| membership.namespace)
-        {
-            Ok(at) => peer.memberships[at].pending = true,
-            Err(at) => {
-                // Most peers are in one namespace: do not let the first push reserve room for four.
-                if peer.memberships.is_empty() {
-                    peer.memberships.reserve_exact(1);
-                }
-                let membership = Membership {
-                    namespace,
-                    local,
-                    at: NOT_A_MEMBER,
-                    pending: true,
-                    extra: None,
-                };
-                let bytes = membership.text_bytes();
-                peer.memberships.insert(at, membership);
-                self.peers.text_bytes += bytes;
-            }
-        }
+        let (membership, bytes) = peer.place_in(namespace);
+        (membership.local, membership.pending) = (local, true);
+        self.peers.text_bytes += bytes;
     }
 
     /// Takes the peer out of the namespace here; false if it was not in it.
@@ -256,6 +270,23 @@ impl Shard {
         self.peers.text_bytes -= membership.text_bytes();
         self.unlink(key, &membership);
         true
+    }
+
+    /// Ends what there is no reason for any more: the place on the namespace's lists, or the membership itself.
+    fn drop_unless_needed(&mut self, key: PeerKey, namespace: NamespaceId) {
+        let peer = self.peers.get_mut(key);
+        let Some(membership) = peer.and_then(|peer| peer.membership_mut(namespace)) else {
+            return;
+        };
+        if membership.is_member() || membership.pending {
+            return;
+        }
+        if membership.ticket {
+            let local = std::mem::replace(&mut membership.local, NOT_LISTED);
+            self.locals.remove_if_empty(local);
+        } else {
+            self.drop_membership(key, namespace);
+        }
     }
 
     /// Takes a membership, already out of its peer's record, off the namespace's lists.
@@ -325,7 +356,7 @@ impl Shard {
         self.peers.text_bytes = self.peers.text_bytes - before + after;
         self.unlist_pending(key, local);
         if !is_member {
-            self.drop_membership(key, namespace);
+            self.drop_unless_needed(key, namespace);
         }
     }
 
@@ -402,8 +433,9 @@ impl Shard {
         };
         let Some(peer) = self.peers.get_mut(key) else { return };
         let conn = peer.conn;
-        forget_ticket(peer, room);
-        let Some(membership) = peer.membership_mut(room) else {
+        self.forget_ticket(key, room);
+        let peer = self.peers.get_mut(key);
+        let Some(membership) = peer.and_then(|peer| peer.membership_mut(room)) else {
             // It left in the meantime: nothing to be put out of.
             self.counters.stale_mail += 1;
             return;
@@ -413,7 +445,7 @@ impl Shard {
         membership.at = NOT_A_MEMBER;
         self.unlist(local, at);
         if !pending {
-            self.drop_membership(key, room);
+            self.drop_unless_needed(key, room);
         }
         if at != NOT_A_MEMBER {
             self.tell(
@@ -431,19 +463,18 @@ impl Shard {
     pub(super) fn on_matched(
         &mut self,
         namespace: NamespaceId,
-        members: &[(Fingerprint, SessionId)],
+        members: &[(Option<PeerKey>, SessionId)],
         matched: &Arc<Matched>,
     ) {
         let start = self.targets.len();
-        for (fingerprint, session) in members {
-            let key = self.peers.find_session(fingerprint, *session);
-            let Some(peer) = key.and_then(|key| self.peers.get_mut(key)) else {
+        for (place, session) in members {
+            let (Some(key), Some(peer)) = (*place, self.peers.in_session(*place, *session)) else {
                 // A match is final when it is formed: a member that ended meanwhile stays listed.
                 self.counters.stale_mail += 1;
                 continue;
             };
             self.targets.push(peer.conn);
-            forget_ticket(peer, namespace);
+            self.forget_ticket(key, namespace);
         }
         // Rendered once: a group may have a thousand members, and each is told of all of them.
         if self.targets.len() > start {
@@ -456,9 +487,20 @@ impl Shard {
 
     pub(super) fn note_ticket(&mut self, key: PeerKey, namespace: NamespaceId) {
         let Some(peer) = self.peers.get_mut(key) else { return };
-        let tickets = &mut peer.cold().tickets;
-        if !tickets.contains(&namespace) {
-            tickets.push(namespace);
+        let (membership, bytes) = peer.place_in(namespace);
+        membership.ticket = true;
+        self.peers.text_bytes += bytes;
+    }
+
+    /// No match request of the peer waits there. One that is on its way again makes a new ticket at the home: Gone must
+    /// still name that, and it does, because it names the namespace of an unanswered match request too.
+    pub(super) fn forget_ticket(&mut self, key: PeerKey, namespace: NamespaceId) {
+        let peer = self.peers.get_mut(key);
+        let Some(membership) = peer.and_then(|peer| peer.membership_mut(namespace)) else {
+            return;
+        };
+        if std::mem::take(&mut membership.ticket) {
+            self.drop_unless_needed(key, namespace);
         }
     }
 
@@ -495,15 +537,6 @@ impl Shard {
             },
         );
     }
-}
-
-pub(super) fn forget_ticket(peer: &mut Peer, namespace: NamespaceId) {
-    if let Some(cold) = &mut peer.cold {
-        // A request that is on its way again makes a new ticket there: Gone must still name that home, and it does,
-        // because it names the namespace of a waiting match request too.
-        cold.tickets.retain(|ticket| *ticket != namespace);
-    }
-    peer.drop_idle_cold();
 }
 
 impl JoinExtra {

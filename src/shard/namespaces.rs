@@ -208,7 +208,7 @@ impl Shard {
                 crowded,
             } => self.create_room(&asker, namespace, name, info, max_size, crowded),
             Ask::Leave => {
-                self.withdraw(namespace, &asker.fingerprint, asker.session);
+                self.withdraw(namespace, asker.session);
                 self.remove_member(namespace, &asker.fingerprint, Some(asker.session));
                 Answer::Done
             }
@@ -220,7 +220,7 @@ impl Shard {
                 info,
                 group_size,
                 criteria,
-            } => self.enqueue(&asker, namespace, name, info, group_size, criteria),
+            } => self.enqueue(&asker, namespace, &name, info, group_size, criteria),
         };
         self.send(
             asker.loop_id,
@@ -362,7 +362,7 @@ impl Shard {
     /// A session ended: it is taken out of everything that it names here.
     pub(super) fn on_gone(&mut self, asker: &Asker, namespaces: &[NamespaceId]) {
         for namespace in namespaces {
-            self.withdraw(*namespace, &asker.fingerprint, asker.session);
+            self.withdraw(*namespace, asker.session);
             let member = self
                 .namespaces
                 .get(namespace)

@@ -51,8 +51,6 @@ pub(super) struct Cold {
     /// Traffic that came through a pending join, and what came after it.
     pub(super) held: VecDeque<Kept>,
     pub(super) held_bytes: usize,
-    /// Namespaces where a match request waits or may wait.
-    pub(super) tickets: Vec<NamespaceId>,
     pub(super) deliveries: Bucket,
 }
 
@@ -68,7 +66,8 @@ pub(super) enum Kept {
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) namespace: Option<NamespaceId>,
-    pub(super) name: Arc<str>,
+    /// If the answer's event tells it.
+    pub(super) name: Option<Arc<str>>,
     pub(super) what: WaitingFor,
 }
 
@@ -138,6 +137,11 @@ impl Peers {
         (self.get(key)?.session == session).then_some(key)
     }
 
+    /// The peer at this place, if it is still in that session: a place is used again, a session's id never is.
+    pub(super) fn in_session(&mut self, place: Option<PeerKey>, session: SessionId) -> Option<&mut Peer> {
+        self.get_mut(place?).filter(|peer| peer.session == session)
+    }
+
     pub(super) fn insert(&mut self, peer: Peer) -> PeerKey {
         let hash = self.hasher.hash_one(peer.fingerprint);
         self.text_bytes += text_bytes(&peer.info);
@@ -197,11 +201,7 @@ impl Peer {
 
 impl Cold {
     fn is_idle(&self) -> bool {
-        self.waiting.is_none()
-            && self.deferred.is_empty()
-            && self.held.is_empty()
-            && self.tickets.is_empty()
-            && self.deliveries.is_untouched()
+        self.waiting.is_none() && self.deferred.is_empty() && self.held.is_empty() && self.deliveries.is_untouched()
     }
 }
 
@@ -221,6 +221,7 @@ impl Shard {
             loop_id: self.id,
             fingerprint: peer.fingerprint,
             session: peer.session,
+            peer: None,
             request: 0,
         };
         if peer.alias_held {
@@ -240,7 +241,6 @@ impl Shard {
             held_at.push(membership.namespace);
         }
         if let Some(cold) = &mut peer.cold {
-            held_at.append(&mut cold.tickets);
             if let Some(Waiting {
                 namespace: Some(namespace),
                 what: WaitingFor::Match | WaitingFor::Leave,
@@ -321,10 +321,7 @@ impl Shard {
         });
         let after = text_bytes(&peer.info);
         let session = peer.session;
-        let mut shown_at: Vec<NamespaceId> = peer.memberships.iter().map(|membership| membership.namespace).collect();
-        shown_at.extend(peer.cold.iter().flat_map(|cold| cold.tickets.iter().copied()));
-        shown_at.sort_unstable();
-        shown_at.dedup();
+        let shown_at: Vec<NamespaceId> = peer.memberships.iter().map(|membership| membership.namespace).collect();
         self.peers.text_bytes = self.peers.text_bytes - before + after;
         for namespace in shown_at {
             if let Some(info) = self.info_in(key, namespace) {
@@ -397,8 +394,9 @@ mod tests {
             criteria: crate::message::CriteriaKey([0; 32]),
         };
         shard.handle_request(peer, request);
-        assert!(has_cold(&shard), "it waits for a match");
-        shard.handle_request(peer, Request::Leave { namespace });
-        assert!(!has_cold(&shard), "it waits no longer");
+        assert!(
+            !has_cold(&shard),
+            "the match request was answered: it waits at its home"
+        );
     }
 }

@@ -146,6 +146,7 @@ impl Shard {
             loop_id: self.id,
             fingerprint: *fingerprint,
             session,
+            peer: None,
             request: 0,
         };
         self.send(self.homes.of_alias(&alias), Mail::ClaimAlias { alias, asker });

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::mail::{Answer, Ask, Asker, Mail};
-use super::membership::{self, JOIN_META_MAX, JoinExtra, shown};
+use super::membership::{JOIN_META_MAX, JoinExtra, shown};
 use super::output::{Output, Unresolved};
 use super::peers::{PeerKey, Waiting, WaitingFor};
 use crate::ids::{ConnId, Fingerprint, NamespaceId};
@@ -27,14 +27,8 @@ impl Shard {
             Request::CreateRoom { room, max_size } => self.ask_create_room(key, room, max_size),
             Request::Leave { namespace } => self.ask_leave(key, namespace),
             Request::Discover { namespace, limit } => {
-                self.ask(
-                    key,
-                    namespace,
-                    WaitingFor::Other,
-                    Ask::Discover {
-                        limit: limit.min(LIST_MAX),
-                    },
-                );
+                let limit = limit.min(LIST_MAX);
+                self.ask(key, namespace, WaitingFor::Other, Ask::Discover { limit });
             }
             Request::RoomInfo { room } => self.ask(key, room, WaitingFor::Other, Ask::RoomInfo),
             Request::Kick { room, target } => self.ask(key, room, WaitingFor::Other, Ask::Kick { target }),
@@ -51,12 +45,20 @@ impl Shard {
     }
 
     /// Sends a request to the home of `name`; the peer waits from here on.
-    pub(super) fn ask(&mut self, key: PeerKey, name: &str, what: WaitingFor, ask: Ask) {
+    fn ask(&mut self, key: PeerKey, name: &str, what: WaitingFor, ask: Ask) {
         let namespace = self.homes.namespace(name);
-        self.ask_named(key, namespace, name.into(), what, ask);
+        self.ask_home(key, namespace, Some(name.into()), what, ask);
     }
 
-    fn ask_named(&mut self, key: PeerKey, namespace: NamespaceId, name: Arc<str>, what: WaitingFor, ask: Ask) {
+    /// Sends a request to the home of `namespace`; the peer waits from here on. `name` is for the answer's event.
+    pub(super) fn ask_home(
+        &mut self,
+        key: PeerKey,
+        namespace: NamespaceId,
+        name: Option<Arc<str>>,
+        what: WaitingFor,
+        ask: Ask,
+    ) {
         let waiting = Waiting {
             namespace: Some(namespace),
             name,
@@ -78,6 +80,7 @@ impl Shard {
             loop_id,
             fingerprint,
             session,
+            peer: Some(key),
             request: peer.requests,
         })
     }
@@ -102,7 +105,7 @@ impl Shard {
             room,
             crowded,
         };
-        self.ask_named(key, namespace, name, WaitingFor::Join(extra.boxed()), ask);
+        self.ask_home(key, namespace, Some(name), WaitingFor::Join(extra.boxed()), ask);
     }
 
     fn ask_create_room(&mut self, key: PeerKey, name: &str, max_size: u32) {
@@ -122,21 +125,16 @@ impl Shard {
             max_size,
             crowded,
         };
-        self.ask_named(key, namespace, name, WaitingFor::Join(extra.boxed()), ask);
+        self.ask_home(key, namespace, Some(name), WaitingFor::Join(extra.boxed()), ask);
     }
 
     fn ask_leave(&mut self, key: PeerKey, name: &str) {
         let namespace = self.homes.namespace(name);
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let ticket = peer.cold.as_mut().and_then(|cold| {
-            let at = cold.tickets.iter().position(|ticket| *ticket == namespace)?;
-            Some(cold.tickets.swap_remove(at))
-        });
         // Leaving what one is not in is silence for all: clients leave rooms that they were kicked from.
-        if !self.drop_membership(key, namespace) && ticket.is_none() {
+        if !self.drop_membership(key, namespace) {
             return;
         }
-        self.ask_named(key, namespace, name.into(), WaitingFor::Leave, Ask::Leave);
+        self.ask_home(key, namespace, None, WaitingFor::Leave, Ask::Leave);
     }
 
     /// A namespace's home answered.
@@ -145,6 +143,7 @@ impl Shard {
             return;
         };
         let Waiting { name, what, .. } = waiting;
+        let name = name.unwrap_or_default();
         match (answer, what) {
             (Answer::Joined { peers, total, loops }, WaitingFor::Join(extra)) => {
                 self.end_pending(key, namespace, Some(extra));
@@ -206,9 +205,7 @@ impl Shard {
             }
             (Answer::Refused(refusal), WaitingFor::Match) => {
                 // The home took the earlier request of this namespace back before it refused the new one.
-                if let Some(peer) = self.peers.get_mut(key) {
-                    membership::forget_ticket(peer, namespace);
-                }
+                self.forget_ticket(key, namespace);
                 self.tell(conn, Event::Error(refusal));
             }
             (Answer::Refused(refusal), _) => self.tell(conn, Event::Error(refusal)),
@@ -220,8 +217,7 @@ impl Shard {
 
     /// The peer, connection and request that an answer belongs to; the request is no longer waiting.
     fn awaited(&mut self, asker: &Asker) -> Option<(PeerKey, ConnId, Waiting)> {
-        let key = self.peers.find_session(&asker.fingerprint, asker.session);
-        let peer = key.and_then(|key| self.peers.get_mut(key));
+        let peer = self.peers.in_session(asker.peer, asker.session);
         let conn = peer.as_ref().map(|peer| peer.conn);
         let cold = peer
             .filter(|peer| peer.requests == asker.request)
@@ -230,7 +226,7 @@ impl Shard {
         if waiting.is_none() {
             self.counters.stale_mail += 1;
         }
-        Some((key?, conn?, waiting?))
+        Some((asker.peer?, conn?, waiting?))
     }
 
     /// Tells what was kept back during the wait and lets the connection go on.
@@ -250,7 +246,7 @@ impl Shard {
     pub fn resolve_alias(&mut self, key: PeerKey, alias: &str, message: Box<Unresolved>) {
         let waiting = Waiting {
             namespace: None,
-            name: Arc::default(),
+            name: None,
             what: WaitingFor::Alias(message),
         };
         if let Some(asker) = self.wait(key, waiting) {

@@ -78,7 +78,7 @@ impl Shard {
         else {
             return Answer::Refused(Refusal::PeerNotFound);
         };
-        self.withdraw(id, &target, session);
+        self.withdraw(id, session);
         // The others are told first: what the kicked peer does once it knows must not overtake its peer_left.
         self.remove_member(id, &target, Some(session));
         self.send(
