@@ -4,7 +4,6 @@
 //! Never: knows a message.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +15,7 @@ use slab::Slab;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::frames;
+use super::ports::Ports;
 use super::protocol::{Counts, Job, histogram};
 use super::setup::Phase;
 
@@ -73,6 +73,7 @@ pub struct Io {
     /// Connections that the scenario has to be told of.
     pub ended: Vec<(usize, usize, String)>,
     generations: u32,
+    ports: Ports,
 }
 
 /// Bytes read from a connection at once.
@@ -102,6 +103,7 @@ impl Io {
             dirty: Vec::new(),
             ended: Vec::new(),
             generations: 0,
+            ports: Ports::of_this_host(),
         })
     }
 
@@ -126,7 +128,7 @@ impl Io {
         )?;
         socket.set_tcp_nodelay(true)?;
         if self.job.source.is_ipv4() == address.is_ipv4() {
-            socket.bind(&SocketAddr::new(self.job.source, 0).into())?;
+            self.ports.bind(&socket, self.job.source)?;
         }
         match socket.connect(&address.into()) {
             Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {

@@ -7,6 +7,7 @@ pub mod deflate;
 pub mod frames;
 pub mod io;
 pub mod place;
+mod ports;
 pub mod protocol;
 pub mod setup;
 pub mod tls;
