@@ -52,6 +52,8 @@ pub enum Kind {
     Broadcast,
     /// Peers connect, register, join, and then do nothing.
     Idle,
+    /// Peers connect, register, join and vanish: each next when an earlier one is ready, or at a fixed rate.
+    Connect,
 }
 
 /// Where the two of a pair live.
@@ -131,8 +133,8 @@ impl Workload {
                 "namespace_size must be even, so that the two of a pair share a namespace",
             ),
             (
-                self.peers > 0 || self.scenario != Kind::Idle,
-                "idle needs a number of peers",
+                self.peers > 0 || !matches!(self.scenario, Kind::Idle | Kind::Connect),
+                "this scenario needs a number of peers",
             ),
             (self.rate >= 0.0 && self.rate.is_finite(), "rate must not be negative"),
             (
@@ -161,7 +163,7 @@ impl Workload {
             Kind::Signal if self.placement == Placement::Any => self.peers.max(2 * self.pairs),
             Kind::Signal => self.peers.max(6 * self.pairs + 16),
             Kind::Broadcast => self.groups() * self.namespace_size,
-            Kind::Idle => self.peers,
+            Kind::Idle | Kind::Connect => self.peers,
         }
     }
 }

@@ -118,6 +118,52 @@ fn peers_are_placed_on_loops_on_request() {
 }
 
 #[test]
+fn a_storm_of_connections_is_counted_when_each_has_joined() {
+    let server = server();
+    let ways: &[&[&str]] = &[
+        &["window=8"],
+        &["rate=500"],
+        &["tls=true", "compression=true", "window=4"],
+    ];
+    for (target, ways) in [("floor", &ways[..2]), (server.to_str().unwrap(), ways)] {
+        for way in ways {
+            let args = [
+                &["run", "connect"],
+                &SHORT[1..],
+                &["peers=20", "namespace_size=1", "--target", target],
+                way,
+            ];
+            let round = &rounds(&stress(&args.concat()))[0];
+            assert!(round["messages"].as_u64().unwrap() > 0, "{way:?}: {round}");
+            assert_eq!(
+                (&round["refused"], &round["connections"]),
+                (&0.into(), &20.into()),
+                "{way:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn connections_that_a_full_server_turns_away_are_refused_and_not_lost() {
+    let server = server();
+    let args = [
+        &["run", "connect"],
+        &SHORT[1..],
+        &[
+            "peers=20",
+            "namespace_size=1",
+            "window=4",
+            "--target",
+            server.to_str().unwrap(),
+        ],
+        &["--server-set", "max_peers=20"],
+    ];
+    let round = &rounds(&stress(&args.concat()))[0];
+    assert!(round["refused"].as_u64().unwrap() > 0, "{round}");
+}
+
+#[test]
 fn what_is_lost_fails_the_run() {
     for window in ["window=1", "window=8"] {
         let output = run("floor-that-loses-every:50", &[window]);

@@ -4,6 +4,7 @@
 //! Never: touches a socket.
 
 mod broadcast;
+mod connect;
 mod idle;
 mod inbox;
 mod pattern;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use crate::worker::io::Io;
 use crate::worker::protocol::Job;
+use crate::worker::setup::Fault;
 use crate::workload::Kind;
 
 /// A scenario's share of one worker. Peers are numbered from 0 in each worker.
@@ -30,6 +32,11 @@ pub trait Scenario {
 
     /// A connection has become ready.
     fn on_ready(&mut self, io: &mut Io, slot: usize);
+
+    /// Whether what the connecting has caused is over; asked when all connections are ready.
+    fn is_settled(&self) -> bool {
+        true
+    }
 
     /// All connections are ready; it may block.
     ///
@@ -61,7 +68,12 @@ pub trait Scenario {
         None
     }
 
-    /// A connection has ended without being asked to.
+    /// A connection that the scenario wanted (`Io::wanted`) did not become ready, and is gone.
+    fn on_fault(&mut self, io: &mut Io, peer: usize, fault: &Fault) {
+        io.fail(format!("peer {peer}: {}", fault.why));
+    }
+
+    /// A ready connection has ended without being asked to.
     fn on_ended(&mut self, io: &mut Io, slot: usize, peer: usize, why: &str) {
         let _ = slot;
         io.fail(format!("peer {peer} lost its connection: {why}"));
@@ -74,6 +86,7 @@ pub fn make(job: &Job) -> Box<dyn Scenario> {
         Kind::Signal => Box::new(signal::Signal::new(job)),
         Kind::Broadcast => Box::new(broadcast::Broadcast::new(job)),
         Kind::Idle => Box::new(idle::Idle::new(job)),
+        Kind::Connect => Box::new(connect::Connect::new(job)),
     }
 }
 

@@ -3,9 +3,10 @@
 //! Owns: every socket of the worker, what it counts, and what went wrong.
 //! Never: knows a message.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use mio::net::TcpStream;
@@ -48,6 +49,18 @@ pub enum Input {
     End(String),
 }
 
+/// A connection that has ended without being asked to.
+pub struct Ended {
+    /// Where it was.
+    pub slot: usize,
+    /// Whose it was.
+    pub peer: usize,
+    /// How far it had come.
+    pub phase: Phase,
+    /// How it ended.
+    pub why: String,
+}
+
 /// All connections of a worker.
 pub struct Io {
     /// What it was asked to do.
@@ -71,7 +84,9 @@ pub struct Io {
     tls: Option<Arc<rustls::ClientConfig>>,
     dirty: Vec<usize>,
     /// Connections that the scenario has to be told of.
-    pub ended: Vec<(usize, usize, String)>,
+    pub ended: Vec<Ended>,
+    /// Peers that the scenario wants to connect, once all are ready that there were at the beginning.
+    pub wanted: VecDeque<usize>,
     generations: u32,
     ports: Ports,
 }
@@ -102,6 +117,7 @@ impl Io {
             tls,
             dirty: Vec::new(),
             ended: Vec::new(),
+            wanted: VecDeque::new(),
             generations: 0,
             ports: Ports::of_this_host(),
         })
@@ -165,6 +181,11 @@ impl Io {
             Interest::READABLE | Interest::WRITABLE,
         )?;
         Ok(slot)
+    }
+
+    /// Tells a connection from others that have the same slot before or after it.
+    pub fn generation(&self, slot: usize) -> Option<u32> {
+        self.links.get(slot).map(|link| link.generation)
     }
 
     /// The connection of a token.
@@ -274,12 +295,21 @@ impl Io {
         }
     }
 
+    /// Closes a connection as a vanished client does, by a reset: neither side keeps the port for a minute.
+    pub fn reset(&mut self, slot: usize) {
+        if let Some(link) = self.links.get(slot) {
+            // Without it the close is an ordinary one.
+            let _ = rustix::net::sockopt::set_socket_linger(&link.stream, Some(Duration::ZERO));
+        }
+        self.close(slot);
+    }
+
     /// Closes a connection that the server or the network ended; the scenario is told.
     pub fn end(&mut self, slot: usize, why: String) {
         if let Some(link) = self.links.get(slot) {
-            let peer = link.peer;
+            let (peer, phase) = (link.peer, link.phase);
             self.close(slot);
-            self.ended.push((slot, peer, why));
+            self.ended.push(Ended { slot, peer, phase, why });
         }
     }
 

@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
 
-use self::io::{Input, Io, READ_BYTES};
+use self::io::{Ended, Input, Io, READ_BYTES};
 use self::protocol::{Job, Notice, Order, Report};
-use self::setup::Phase;
+use self::setup::{Fault, Phase};
 use crate::scenario::{self, Scenario};
 
 const STDIN: Token = Token(usize::MAX);
@@ -137,17 +137,18 @@ impl Worker {
                     self.on_readable(slot, &mut input)?;
                 }
             }
-            self.connect()?;
             let wake = match self.is_ready {
                 true => self.scenario.on_turn(&mut self.io),
                 false => Some(PROGRESS),
             };
+            self.connect()?;
             self.io.flush();
-            for (slot, peer, why) in std::mem::take(&mut self.io.ended) {
-                self.on_ended(slot, peer, why)?;
+            for ended in std::mem::take(&mut self.io.ended) {
+                self.on_ended(ended)?;
             }
             self.tell_news()?;
             timeout = match self.pausing {
+                _ if !self.io.wanted.is_empty() && self.connecting < self.connecting_max() => Some(Duration::ZERO),
                 Some(_) => Some(wake.unwrap_or(PROGRESS).min(PROGRESS)),
                 None => wake,
             };
@@ -189,11 +190,13 @@ impl Worker {
             kept.extend_from_slice(bytes);
             &kept[..]
         };
-        let generation = self.io.links[slot].peer;
+        let generation = self.io.generation(slot);
         let mut used = 0;
         if self.io.links[slot].phase != Phase::Ready {
-            used = setup::on_input(&mut self.io, &*self.scenario, slot, whole)
-                .map_err(|error| format!("peer {}: {error}", self.io.links[slot].peer))?;
+            used = match setup::on_input(&mut self.io, &*self.scenario, slot, whole) {
+                Ok(used) => used,
+                Err(fault) => return self.on_fault(slot, &fault),
+            };
             if self.io.links[slot].phase == Phase::Ready {
                 self.connecting -= 1;
                 self.ready += 1;
@@ -201,7 +204,7 @@ impl Worker {
                 self.scenario.on_ready(&mut self.io, slot);
             }
         }
-        let alive = |io: &Io| io.links.get(slot).is_some_and(|link| link.peer == generation);
+        let alive = |io: &Io| io.generation(slot) == generation;
         if alive(&self.io) && self.io.links[slot].phase == Phase::Ready && used < whole.len() {
             used += self.scenario.on_input(&mut self.io, slot, &whole[used..]);
         }
@@ -212,14 +215,39 @@ impl Worker {
         Ok(())
     }
 
+    /// A connection of the set-up failed: there is nothing to measure. A later one is the scenario's.
+    fn on_fault(&mut self, slot: usize, fault: &Fault) -> Result<(), String> {
+        let peer = self.io.links[slot].peer;
+        if !self.is_ready {
+            return Err(format!("peer {peer}: {}", fault.why));
+        }
+        self.connecting -= 1;
+        self.io.reset(slot);
+        self.scenario.on_fault(&mut self.io, peer, fault);
+        Ok(())
+    }
+
     /// Opens connections until all were, a few at a time; later those that the scenario wants.
     fn connect(&mut self) -> Result<(), String> {
-        while self.connecting < CONNECTING_MAX && self.opened < self.peers {
+        let most = self.connecting_max();
+        while self.connecting < most && self.opened < self.peers {
             self.io.open(self.opened).map_err(|error| self.explain(&error))?;
             self.opened += 1;
             self.connecting += 1;
         }
+        while self.is_ready && self.connecting < most {
+            let Some(peer) = self.io.wanted.pop_front() else { break };
+            self.io.open(peer).map_err(|error| self.explain(&error))?;
+            self.connecting += 1;
+        }
         Ok(())
+    }
+
+    fn connecting_max(&self) -> usize {
+        match self.is_ready {
+            true => self.io.job.workload.window.max(CONNECTING_MAX),
+            false => CONNECTING_MAX,
+        }
     }
 
     fn explain(&self, error: &std::io::Error) -> String {
@@ -227,21 +255,31 @@ impl Worker {
         let hint = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
             Some(rustix::io::Errno::MFILE) => ": the limit of open files is reached; raise it with `ulimit -n`",
             Some(rustix::io::Errno::ADDRNOTAVAIL | rustix::io::Errno::ADDRINUSE) => {
-                ": no source port is left; widen net.ipv4.ip_local_port_range"
+                ": no source port is left; widen net.ipv4.ip_local_port_range, or take more --workers"
             }
             _ => "",
         };
         format!(
-            "connection {} of {} from {}: {error}{hint}",
-            self.opened + 1,
-            self.peers,
+            "connection {} from {}: {error}{hint}",
+            self.io.links.len() + 1,
             job.source
         )
     }
 
-    fn on_ended(&mut self, slot: usize, peer: usize, why: String) -> Result<(), String> {
+    fn on_ended(&mut self, ended: Ended) -> Result<(), String> {
+        let Ended { slot, peer, phase, why } = ended;
         if !self.is_ready {
             return Err(format!("peer {peer} lost its connection during the set-up: {why}"));
+        }
+        if phase != Phase::Ready {
+            self.connecting -= 1;
+            let fault = Fault {
+                // A full server may close before its answer is read.
+                refused: why.contains(": 1013 "),
+                why,
+            };
+            self.scenario.on_fault(&mut self.io, peer, &fault);
+            return Ok(());
         }
         self.scenario.on_ended(&mut self.io, slot, peer, &why);
         Ok(())
@@ -249,7 +287,7 @@ impl Worker {
 
     fn tell_news(&mut self) -> Result<(), String> {
         if !self.is_ready {
-            if self.ready == self.peers {
+            if self.ready == self.peers && self.scenario.is_settled() {
                 self.scenario.prepare(&mut self.io)?;
                 self.is_ready = true;
                 tell(&Notice::Ready);

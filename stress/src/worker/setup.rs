@@ -26,6 +26,21 @@ pub enum Phase {
     Ready,
 }
 
+/// Why a connection did not become ready.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// Whether the server said that it has no room, and did nothing wrong.
+    pub refused: bool,
+    /// What happened.
+    pub why: String,
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Self {
+        Self { refused: false, why }
+    }
+}
+
 /// The key that a peer registers with.
 pub fn key(job: &Job, peer: usize) -> String {
     format!("{}-{}-{peer}", job.run, job.worker)
@@ -70,8 +85,8 @@ pub fn begin(io: &mut Io, scenario: &dyn Scenario, slot: usize) {
 /// Takes input of a connection that is not ready. Returns how much was used; the connection may have become ready.
 ///
 /// # Errors
-/// An answer that no healthy server gives.
-pub fn on_input(io: &mut Io, scenario: &dyn Scenario, slot: usize, bytes: &[u8]) -> Result<usize, String> {
+/// A refusal, or an answer that no healthy server gives.
+pub fn on_input(io: &mut Io, scenario: &dyn Scenario, slot: usize, bytes: &[u8]) -> Result<usize, Fault> {
     let mut at = 0;
     while at < bytes.len() {
         let rest = &bytes[at..];
@@ -100,18 +115,22 @@ pub fn on_input(io: &mut Io, scenario: &dyn Scenario, slot: usize, bytes: &[u8])
     Ok(at)
 }
 
-fn on_upgraded(io: &mut Io, slot: usize, head: &str) -> Result<(), String> {
+fn on_upgraded(io: &mut Io, slot: usize, head: &str) -> Result<(), Fault> {
     if !head.starts_with("HTTP/1.1 101") {
-        return Err(format!(
-            "the upgrade was refused: {}",
-            head.lines().next().unwrap_or_default()
-        ));
+        let line = head.lines().next().unwrap_or_default();
+        return Err(Fault {
+            refused: ["HTTP/1.1 503", "HTTP/1.1 429"]
+                .iter()
+                .any(|full| line.starts_with(full)),
+            why: format!("the upgrade was refused: {line}"),
+        });
     }
     let job = io.job.clone();
     let link = &mut io.links[slot];
     link.deflate = head.to_ascii_lowercase().contains("permessage-deflate");
     if job.workload.compression && !link.deflate {
-        return Err("the server does not compress: switch compression_enabled on".to_owned());
+        let why = "the server does not compress: switch compression_enabled on";
+        return Err(why.to_owned().into());
     }
     link.phase = Phase::Registering;
     let key = key(&job, link.peer);
@@ -122,7 +141,7 @@ fn on_upgraded(io: &mut Io, slot: usize, head: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn on_frame(io: &mut Io, scenario: &dyn Scenario, slot: usize, frame: &frames::Frame<'_>) -> Result<(), String> {
+fn on_frame(io: &mut Io, scenario: &dyn Scenario, slot: usize, frame: &frames::Frame<'_>) -> Result<(), Fault> {
     match frame.opcode {
         1 => {}
         9 => {
@@ -131,7 +150,7 @@ fn on_frame(io: &mut Io, scenario: &dyn Scenario, slot: usize, frame: &frames::F
             });
             return Ok(());
         }
-        other => return Err(format!("a frame of type {other} during the set-up")),
+        other => return Err(format!("a frame of type {other} during the set-up").into()),
     }
     let text = match frame.compressed {
         true => super::deflate::inflate(frame.payload)?,
@@ -143,13 +162,26 @@ fn on_frame(io: &mut Io, scenario: &dyn Scenario, slot: usize, frame: &frames::F
     match (io.links[slot].phase, message["type"].as_str().unwrap_or_default()) {
         (Phase::Registering, "registered") => {
             if message["from"] != fingerprint(&job, peer) {
-                return Err(format!("peer {peer} has another fingerprint than its key's"));
+                return Err(format!("peer {peer} has another fingerprint than its key's").into());
             }
             join_next(io, scenario, slot, 0);
         }
-        (Phase::Joining(joined), "peer_list") => join_next(io, scenario, slot, joined),
+        (Phase::Joining(joined), "peer_list") => {
+            let names = scenario.namespaces(peer);
+            let name = joined.checked_sub(1).and_then(|last| names.get(last));
+            let asked = name.map(|name| namespace(&job, name)).unwrap_or_default();
+            if message["payload"]["namespace"] != *asked {
+                return Err(format!("peer {peer} joined {asked} and got the list of another: {message}").into());
+            }
+            join_next(io, scenario, slot, joined);
+        }
         (Phase::Joining(_), "peer_joined" | "peer_left") => {}
-        (_, other) => return Err(format!("{other}: {} during the set-up", message["payload"])),
+        (_, other) => {
+            return Err(Fault {
+                refused: matches!(message["payload"]["code"].as_u64(), Some(429 | 503)),
+                why: format!("{other}: {} during the set-up", message["payload"]),
+            });
+        }
     }
     Ok(())
 }
