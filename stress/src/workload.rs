@@ -31,6 +31,8 @@ pub struct Workload {
     pub rate: f64,
     /// Whether the two of a pair live on the same loop of the server.
     pub placement: Placement,
+    /// Whether peers that leave close their connection, and come back on another.
+    pub reconnect: bool,
     /// Whether connections speak TLS.
     pub tls: bool,
     /// Whether permessage-deflate is asked for.
@@ -54,6 +56,15 @@ pub enum Kind {
     Idle,
     /// Peers connect, register, join and vanish: each next when an earlier one is ready, or at a fixed rate.
     Connect,
+    /// Members of namespaces leave and join again: each next when all were told of an earlier one, or at a fixed rate.
+    Presence,
+}
+
+impl Kind {
+    /// Whether the floor can stand in for a server: it passes on what it reads, and answers nothing.
+    pub fn has_floor(self) -> bool {
+        matches!(self, Self::Signal | Self::Broadcast | Self::Idle | Self::Connect)
+    }
 }
 
 /// Where the two of a pair live.
@@ -81,6 +92,7 @@ impl Default for Workload {
             namespace_size: 2,
             rate: 0.0,
             placement: Placement::Any,
+            reconnect: false,
             tls: false,
             compression: false,
             warm_up: 0.5,
@@ -133,8 +145,16 @@ impl Workload {
                 "namespace_size must be even, so that the two of a pair share a namespace",
             ),
             (
-                self.peers > 0 || !matches!(self.scenario, Kind::Idle | Kind::Connect),
-                "this scenario needs a number of peers",
+                self.peers > 0 || self.scenario != Kind::Idle,
+                "idle needs a number of peers",
+            ),
+            (
+                self.peers > 0 || self.scenario != Kind::Connect,
+                "connect needs a number of peers that it holds",
+            ),
+            (
+                self.namespace_size >= 2 || self.scenario != Kind::Presence,
+                "presence needs a namespace_size of at least 2",
             ),
             (self.rate >= 0.0 && self.rate.is_finite(), "rate must not be negative"),
             (
@@ -157,12 +177,17 @@ impl Workload {
         (self.peers / self.namespace_size).max(1)
     }
 
+    /// News of joining peers that others get while all connect.
+    pub fn announcements(&self) -> u64 {
+        self.connections() as u64 * (self.namespace_size as u64).saturating_sub(1) / 2
+    }
+
     /// Connections of all workers together, before anything begins.
     pub fn connections(&self) -> usize {
         match self.scenario {
             Kind::Signal if self.placement == Placement::Any => self.peers.max(2 * self.pairs),
             Kind::Signal => self.peers.max(6 * self.pairs + 16),
-            Kind::Broadcast => self.groups() * self.namespace_size,
+            Kind::Broadcast | Kind::Presence => self.groups() * self.namespace_size,
             Kind::Idle | Kind::Connect => self.peers,
         }
     }

@@ -164,6 +164,36 @@ fn connections_that_a_full_server_turns_away_are_refused_and_not_lost() {
 }
 
 #[test]
+fn all_members_are_told_of_those_who_come_and_go() {
+    let server = server();
+    let ways: &[&[&str]] = &[
+        &["peers=60", "namespace_size=20", "window=3"],
+        &["peers=60", "namespace_size=60", "rate=200"],
+        &["peers=20", "namespace_size=10", "reconnect=true"],
+        &["namespace_size=20", "tls=true", "compression=true"],
+        &["peers=30", "namespace_size=30", "window=3", "--loops", "2"],
+        &["peers=6", "namespace_size=2", "window=3"],
+    ];
+    for way in ways {
+        let args = [
+            &["run", "presence"],
+            &SHORT[1..],
+            way,
+            &["--target", server.to_str().unwrap()],
+        ];
+        let round = &rounds(&stress(&args.concat()))[0];
+        assert!(round["messages"].as_u64().unwrap() > 0, "{way:?}: {round}");
+    }
+}
+
+#[test]
+fn what_the_floor_cannot_answer_is_a_plain_error() {
+    let output = stress(&["run", "presence", "--target", "floor"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("needs a server"));
+}
+
+#[test]
 fn what_is_lost_fails_the_run() {
     for window in ["window=1", "window=8"] {
         let output = run("floor-that-loses-every:50", &[window]);

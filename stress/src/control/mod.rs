@@ -65,7 +65,9 @@ impl Session {
         let connections = workload.connections();
         let needed = connections.div_ceil(PER_WORKER.min(descriptors().saturating_sub(64)).max(1));
         let count = plan.workers.max(needed).max(1).min(connections.max(1));
-        let patience = Duration::from_secs(30) + Duration::from_millis(connections as u64 * 2);
+        let patience = Duration::from_secs(30)
+            + Duration::from_millis(connections as u64 * 2)
+            + Duration::from_micros(workload.announcements() * 3);
         let sample = || target.pid.map(sample::take).unwrap_or_default();
         let (before, began) = (sample(), Instant::now());
         let workers = Workers::start(workload, &target, &plan.cores, count, patience, plan.quiet)?;

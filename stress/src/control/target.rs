@@ -40,6 +40,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// Its process, if that is on this machine.
     pub pid: Option<u32>,
+    /// Its event loops, if that is known.
+    pub loops: Option<usize>,
     child: Option<Child>,
     _folder: Option<TempDir>,
 }
@@ -55,6 +57,11 @@ impl Target {
             "floor" => Some("0"),
             other => other.strip_prefix("floor-that-loses-every:"),
         } {
+            if !workload.scenario.has_floor() {
+                return Err(format!(
+                    "{name}: it passes on what it reads and answers nothing; this scenario needs a server"
+                ));
+            }
             let own = std::env::current_exe().map_err(|error| error.to_string())?;
             let mut command = Command::new(own);
             command.args(["floor", "--address", "127.0.0.1:0", "--lose-every", lose_every]);
@@ -78,6 +85,7 @@ impl Target {
             wire: Wire::Peers,
             address,
             pid: options.pid,
+            loops: None,
             child: None,
             _folder: None,
         })
@@ -117,6 +125,7 @@ impl Target {
             wire,
             address,
             pid: Some(child.id()),
+            loops: (!options.settings.iter().any(|set| set.starts_with("loops="))).then_some(options.loops),
             child: Some(child),
             _folder: folder,
         })

@@ -68,6 +68,7 @@ impl Workers {
                 source: source(worker, target.address.ip()),
                 core: (!cores.is_empty()).then(|| cores[worker % cores.len()]),
                 pid: target.pid,
+                loops: target.loops,
             };
             let line = serde_json::to_string(&job).map_err(|error| error.to_string())?;
             writeln!(orders, "{line}").map_err(|error| error.to_string())?;

@@ -8,6 +8,8 @@ mod connect;
 mod idle;
 mod inbox;
 mod pattern;
+mod presence;
+mod presence_log;
 mod signal;
 
 use std::time::Duration;
@@ -33,8 +35,9 @@ pub trait Scenario {
     /// A connection has become ready.
     fn on_ready(&mut self, io: &mut Io, slot: usize);
 
-    /// Whether what the connecting has caused is over; asked when all connections are ready.
-    fn is_settled(&self) -> bool {
+    /// All connections are ready: whether what they caused is over as well. Asked again until it is.
+    fn settle(&mut self, io: &mut Io) -> bool {
+        let _ = io;
         true
     }
 
@@ -87,6 +90,7 @@ pub fn make(job: &Job) -> Box<dyn Scenario> {
         Kind::Broadcast => Box::new(broadcast::Broadcast::new(job)),
         Kind::Idle => Box::new(idle::Idle::new(job)),
         Kind::Connect => Box::new(connect::Connect::new(job)),
+        Kind::Presence => Box::new(presence::Presence::new(job)),
     }
 }
 

@@ -287,7 +287,7 @@ impl Worker {
 
     fn tell_news(&mut self) -> Result<(), String> {
         if !self.is_ready {
-            if self.ready == self.peers && self.scenario.is_settled() {
+            if self.ready == self.peers && self.scenario.settle(&mut self.io) {
                 self.scenario.prepare(&mut self.io)?;
                 self.is_ready = true;
                 tell(&Notice::Ready);

@@ -31,6 +31,8 @@ pub struct Job {
     pub core: Option<usize>,
     /// The server's process, if it is on this machine.
     pub pid: Option<u32>,
+    /// The server's event loops, if that is known.
+    pub loops: Option<usize>,
 }
 
 /// What is spoken.
