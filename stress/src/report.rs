@@ -26,6 +26,8 @@ pub struct Outcome {
     pub per_second: f64,
     /// Messages that were refused.
     pub refused: u64,
+    /// Connections that ended in that time.
+    pub closed: u64,
     /// Nanoseconds of the server's CPU for each message.
     pub cpu_ns: f64,
     /// How much of one core the server used.
@@ -92,6 +94,7 @@ impl Outcome {
             messages: counts.arrived,
             per_second: counts.arrived as f64 / seconds,
             refused: counts.refused,
+            closed: counts.closed,
             cpu_ns: if counts.arrived > 0 {
                 cpu_ns / messages
             } else {
@@ -170,6 +173,7 @@ pub const ROWS: &[Row] = &[
     ("server busy, cores", 2, |o| o.server_busy),
     ("generator busy, cores", 2, |o| o.generator_busy),
     ("refused", 0, |o| o.refused as f64),
+    ("connections closed", 0, |o| o.closed as f64),
     ("connections", 0, |o| o.connections as f64),
     ("connections made/s", 0, |o| o.connects_per_second),
     ("server CPU, us/connection", 1, |o| o.connect_cpu_us),

@@ -33,6 +33,8 @@ pub struct Workload {
     pub placement: Placement,
     /// Whether peers that leave close their connection, and come back on another.
     pub reconnect: bool,
+    /// Seconds for which slow readers read nothing at a time; 0: they always read, to compare with.
+    pub stall: f64,
     /// Whether connections speak TLS.
     pub tls: bool,
     /// Whether permessage-deflate is asked for.
@@ -58,6 +60,8 @@ pub enum Kind {
     Connect,
     /// Members of namespaces leave and join again: each next when all were told of an earlier one, or at a fixed rate.
     Presence,
+    /// Pairs of peers signal, while others are talked to and read only now and then.
+    SlowReaders,
 }
 
 impl Kind {
@@ -93,6 +97,7 @@ impl Default for Workload {
             rate: 0.0,
             placement: Placement::Any,
             reconnect: false,
+            stall: 1.0,
             tls: false,
             compression: false,
             warm_up: 0.5,
@@ -153,6 +158,14 @@ impl Workload {
                 "connect needs a number of peers that it holds",
             ),
             (
+                self.peers > 0 || self.scenario != Kind::SlowReaders,
+                "slow-readers needs a number of peers that read slowly",
+            ),
+            (
+                self.stall >= 0.0 && self.stall <= 600.0,
+                "stall must be between 0 and 600",
+            ),
+            (
                 self.namespace_size >= 2 || self.scenario != Kind::Presence,
                 "presence needs a namespace_size of at least 2",
             ),
@@ -189,6 +202,7 @@ impl Workload {
             Kind::Signal => self.peers.max(6 * self.pairs + 16),
             Kind::Broadcast | Kind::Presence => self.groups() * self.namespace_size,
             Kind::Idle | Kind::Connect => self.peers,
+            Kind::SlowReaders => 2 * (self.pairs + self.peers),
         }
     }
 }

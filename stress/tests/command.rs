@@ -187,6 +187,40 @@ fn all_members_are_told_of_those_who_come_and_go() {
 }
 
 #[test]
+fn what_slow_readers_miss_is_refused_or_they_are_cut_off() {
+    let server = server();
+    // And whether any message is refused, and any connection closed. What is compressed does not fill a buffer so soon.
+    let ways: &[(&[&str], bool, bool)] = &[
+        (&["seconds=1", "stall=0.3"], true, false),
+        (&["seconds=1", "stall=0.3", "tls=true", "rate=500"], true, false),
+        (
+            &["seconds=0.5", "stall=0.1", "compression=true", "size=500"],
+            false,
+            false,
+        ),
+        // Longer than a server with this setting waits for a byte to be taken.
+        (
+            &["seconds=2", "stall=2", "--server-set", "write_timeout=500ms"],
+            true,
+            true,
+        ),
+        (&["seconds=0.2", "stall=0"], false, false),
+    ];
+    for (way, refuses, closes) in ways {
+        let args = [
+            &["run", "slow-readers"],
+            SHORT,
+            &["peers=3", "size=8000", "--target", server.to_str().unwrap()],
+            way,
+        ];
+        let round = &rounds(&stress(&args.concat()))[0];
+        assert!(round["messages"].as_u64().unwrap() > 0, "{way:?}: {round}");
+        let (refused, closed) = (round["refused"].as_u64().unwrap(), round["closed"].as_u64().unwrap());
+        assert_eq!((refused > 0, closed > 0), (*refuses, *closes), "{way:?}: {round}");
+    }
+}
+
+#[test]
 fn what_the_floor_cannot_answer_is_a_plain_error() {
     let output = stress(&["run", "presence", "--target", "floor"]);
     assert_eq!(output.status.code(), Some(2));

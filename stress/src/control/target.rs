@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::worker::pin;
 use crate::worker::protocol::Wire;
-use crate::workload::Workload;
+use crate::workload::{Kind, Workload};
 
 /// How targets are started.
 #[derive(Clone, Debug)]
@@ -169,6 +169,10 @@ fn settings(workload: &Workload, options: &Options, folder: &Path) -> Result<Str
         ("compression_enabled".to_owned(), json!(workload.compression)),
         ("log_level".to_owned(), json!("warn")),
     ]);
+    if workload.scenario == Kind::SlowReaders {
+        // What is shown is what the defaults do for those who read slowly.
+        settings.retain(|key, _| !key.starts_with("send_buffer_"));
+    }
     if workload.tls {
         let certified =
             rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).map_err(|error| error.to_string())?;

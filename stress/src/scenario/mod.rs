@@ -11,6 +11,7 @@ mod pattern;
 mod presence;
 mod presence_log;
 mod signal;
+mod slow;
 
 use std::time::Duration;
 
@@ -91,6 +92,7 @@ pub fn make(job: &Job) -> Box<dyn Scenario> {
         Kind::Idle => Box::new(idle::Idle::new(job)),
         Kind::Connect => Box::new(connect::Connect::new(job)),
         Kind::Presence => Box::new(presence::Presence::new(job)),
+        Kind::SlowReaders => Box::new(slow::SlowReaders::new(job)),
     }
 }
 

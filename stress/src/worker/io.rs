@@ -35,6 +35,7 @@ pub struct Link {
     written: usize,
     blocked: bool,
     dirty: bool,
+    stalled: bool,
     /// Whether permessage-deflate was agreed on.
     pub deflate: bool,
 }
@@ -171,6 +172,7 @@ impl Io {
             written: 0,
             blocked: true,
             dirty: false,
+            stalled: false,
             deflate: false,
         };
         let token = |slot: usize| Token((self.generations as usize) << 32 | slot);
@@ -201,10 +203,8 @@ impl Io {
         if link.blocked {
             link.blocked = false;
             let token = Token((link.generation as usize) << 32 | slot);
-            let registered = self
-                .poll
-                .registry()
-                .reregister(&mut link.stream, token, Interest::READABLE);
+            let interest = link.interest();
+            let registered = self.poll.registry().reregister(&mut link.stream, token, interest);
             if let Err(error) = registered {
                 return self.end(slot, error.to_string());
             }
@@ -254,6 +254,25 @@ impl Io {
         }
     }
 
+    /// Stops reading a connection, or reads it again.
+    pub fn stall(&mut self, slot: usize, stalled: bool) {
+        let link = &mut self.links[slot];
+        link.stalled = stalled;
+        let token = Token((link.generation as usize) << 32 | slot);
+        let interest = link.interest();
+        if let Err(error) = self.poll.registry().reregister(&mut link.stream, token, interest) {
+            self.end(slot, error.to_string());
+        }
+    }
+
+    /// Gives a connection a receive buffer of its own size in the kernel.
+    pub fn narrow(&mut self, slot: usize, bytes: usize) {
+        let narrowed = rustix::net::sockopt::set_socket_recv_buffer_size(&self.links[slot].stream, bytes);
+        if let Err(error) = narrowed {
+            self.end(slot, error.to_string());
+        }
+    }
+
     /// Writes what was appended.
     pub fn flush(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
@@ -277,8 +296,8 @@ impl Io {
             let link = &mut self.links[slot];
             if link.blocked {
                 let token = Token((link.generation as usize) << 32 | slot);
-                let both = Interest::READABLE | Interest::WRITABLE;
-                if let Err(error) = self.poll.registry().reregister(&mut link.stream, token, both) {
+                let interest = link.interest();
+                if let Err(error) = self.poll.registry().reregister(&mut link.stream, token, interest) {
                     self.end(slot, error.to_string());
                 }
             }
@@ -316,6 +335,17 @@ impl Io {
     /// Nanoseconds from the worker's beginning until the turn began.
     pub fn now_ns(&self) -> u64 {
         self.now.duration_since(self.began).as_nanos() as u64
+    }
+}
+
+impl Link {
+    /// Nobody may have no interest; who is ready to write is told so once.
+    fn interest(&self) -> Interest {
+        match (self.stalled, self.blocked) {
+            (true, _) => Interest::WRITABLE,
+            (false, true) => Interest::READABLE | Interest::WRITABLE,
+            (false, false) => Interest::READABLE,
+        }
     }
 }
 
