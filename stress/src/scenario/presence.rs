@@ -172,9 +172,10 @@ impl Presence {
     fn join(&mut self, io: &mut Io, index: usize, due_ns: u64) -> bool {
         let group = &mut self.groups[index];
         let can = |peer: &usize| self.reconnect || io.links.contains(self.members[*peer].slot);
-        let Some(peer) = group.out.pop_front_if(|peer| can(peer)) else {
+        let Some(peer) = group.out.front().copied().filter(can) else {
             return false;
         };
+        group.out.pop_front();
         group.outside -= 1;
         group.moving += 1;
         let member = &mut self.members[peer];
