@@ -50,6 +50,8 @@ pub struct Presence {
     by_fingerprint: HashMap<String, usize>,
     /// Whose place has become known while their input waited.
     placed: Vec<usize>,
+    /// Namespaces in which something may begin: at the end of the turn, because who leaves may be the one that is read.
+    stirred: Vec<usize>,
 }
 
 struct Group {
@@ -123,6 +125,7 @@ impl Presence {
             members: (0..wanted * size).map(|_| Member::new()).collect(),
             by_fingerprint: HashMap::new(),
             placed: Vec::new(),
+            stirred: Vec::new(),
         }
     }
 
@@ -191,7 +194,7 @@ impl Presence {
 
     fn on_news(&mut self, io: &mut Io, slot: usize, bytes: &[u8]) -> usize {
         let peer = io.links[slot].peer;
-        let (index, generation) = (peer / self.size, io.generation(slot));
+        let index = peer / self.size;
         let mut at = 0;
         loop {
             let member = &mut self.members[peer];
@@ -203,10 +206,6 @@ impl Presence {
             {
                 at += change.frame.len();
                 self.on_told(io, index, peer);
-                // What was told may have been the last that it waited for before it reconnects.
-                if io.generation(slot) != generation {
-                    return at;
-                }
                 continue;
             }
             // Until its place is known, nobody can say what it is to be told.
@@ -215,7 +214,7 @@ impl Presence {
             }
             let end = self.groups[index].log.end();
             let used = inbox::one(io, slot, &bytes[at..], &mut |io, text| self.on_text(io, peer, text));
-            if used == 0 || io.generation(slot) != generation {
+            if used == 0 {
                 return at;
             }
             if let Some(change) = self.groups[index].log.at_mut(end) {
@@ -322,7 +321,7 @@ impl Presence {
         if over && self.rate == 0.0 && self.sending {
             let now_ns = io.now_ns();
             self.groups[index].owed.push_back(now_ns);
-            self.begin(io, index);
+            self.stirred.push(index);
         }
     }
 
@@ -336,7 +335,7 @@ impl Presence {
             Some(left_at) => self.excuse(io, index, peer, cursor, left_at),
             None => member.stopped = Some(cursor),
         }
-        self.begin(io, index);
+        self.stirred.push(index);
     }
 
     /// Who left is not told of what came before its leave and did not reach it in time.
@@ -374,7 +373,7 @@ impl Presence {
                     link.inbox = bytes[used..].to_vec();
                 }
             }
-            self.begin(io, peer / self.size);
+            self.stirred.push(peer / self.size);
         }
     }
 
@@ -542,6 +541,9 @@ impl Scenario for Presence {
     fn on_turn(&mut self, io: &mut Io) -> Option<Duration> {
         while !self.placed.is_empty() {
             self.take_up(io);
+        }
+        for index in std::mem::take(&mut self.stirred) {
+            self.begin(io, index);
         }
         if self.rate == 0.0 || !self.sending {
             return None;
