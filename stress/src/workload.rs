@@ -19,11 +19,12 @@ pub struct Workload {
     pub scenario: Kind,
     /// Pairs of peers that exchange messages.
     pub pairs: usize,
-    /// Messages that a pair has under way at once.
+    /// Messages that a pair has under way at once, changes that a namespace has, or connections.
     pub window: usize,
     /// Bytes of a message's payload.
     pub size: usize,
-    /// Connected peers: all of them, or those beside the pairs.
+    /// Connected peers: all of them, or those beside the pairs. With `connect` those that are held, with `slow-readers`
+    /// those that read slowly.
     pub peers: usize,
     /// Members of each namespace.
     pub namespace_size: usize,
