@@ -106,6 +106,7 @@ metrics! {
     PongTimeouts = Counter "peer_server_pong_timeouts_total" "" "Connections closed because they were silent.",
     WriteTimeouts = Counter "peer_server_write_timeouts_total" "" "Connections closed because they took no byte.",
     SlowConsumers = Counter "peer_server_slow_consumers_total" "" "Connections closed because their send buffer was full.",
+    PresenceWrites = Counter "peer_server_presence_writes_total" "" "Writes of presence that had waited for more of it.",
     Wakeups = Counter "peer_server_loop_iterations_total" "" "Turns of the event loops.",
     BusyNanos = Counter "peer_server_loop_busy_seconds_total" "" "Time that the loops spent working.",
 }

@@ -313,6 +313,8 @@ fn settings(config: &Config, service: Service, loops: usize) -> Settings {
         send_bytes_max: config.send_buffer_bytes,
         list_bytes_max: config.list_bytes_max,
         output_bytes_max: share_of_memory(config.output_bytes_max, loops),
+        presence_window_ms: millis(config.presence_window),
+        presence_window_from: config.presence_window_from,
         socket_send_bytes: config.socket_send_bytes,
         compression: config.compression_enabled,
         allowed_origins: config.allowed_origins.clone(),

@@ -498,7 +498,7 @@ impl World {
                     assert!(matches!(conn.phase, Phase::Registering));
                 }
                 Output::Event { conn, event } => self.told(at, conn, &event),
-                Output::FanOut { targets, event } => {
+                Output::FanOut { targets, event } | Output::Presence { targets, event, .. } => {
                     let targets = self.shards[at].targets(targets).to_vec();
                     assert!(!targets.is_empty());
                     targets.into_iter().for_each(|conn| self.told(at, conn, &event));

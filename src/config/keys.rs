@@ -5,8 +5,8 @@
 
 use std::path::PathBuf;
 
-use super::Config;
 use super::values::Setting;
+use super::{Config, PRESENCE_WINDOW_MAX};
 
 /// One key of the configuration file.
 pub(super) struct Key {
@@ -71,6 +71,8 @@ pub(super) const KEYS: &[Key] = &[
     key_with("send_buffer_size", "PEER_SEND_BUFFER", |c| Setting::lenient(&mut c.send_buffer_size, 32, COUNT_MAX)),
     key("send_buffer_bytes", |c| Setting::integer(&mut c.send_buffer_bytes, 1, COUNT_MAX)),
     key("socket_send_bytes", |c| Setting::integer(&mut c.socket_send_bytes, 0, COUNT_MAX)),
+    key("presence_window", |c| Setting::ShortDuration(&mut c.presence_window, PRESENCE_WINDOW_MAX)),
+    key("presence_window_from", |c| Setting::integer(&mut c.presence_window_from, 0, COUNT_MAX)),
     key("mail_bytes", |c| Setting::integer(&mut c.mail_bytes, 1, COUNT_MAX)),
     key("state_bytes_max", |c| Setting::integer(&mut c.state_bytes_max, 0, BYTES_MAX)),
     key("output_bytes_max", |c| Setting::integer(&mut c.output_bytes_max, 0, BYTES_MAX)),

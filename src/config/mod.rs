@@ -21,6 +21,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+/// The longest [`Config::presence_window`]: nobody should see late who is there.
+const PRESENCE_WINDOW_MAX: Duration = Duration::from_millis(100);
+
 /// What a printed secret looks like.
 const MASK: &str = "***";
 
@@ -101,6 +104,10 @@ pub struct Config {
     pub send_buffer_size: usize,
     /// Unsent bytes with the same effect. At least 1.
     pub send_buffer_bytes: usize,
+    /// How long presence in a large namespace may wait for more of it; zero: not at all. At most 100 ms.
+    pub presence_window: Duration,
+    /// Members up to which a namespace is not large.
+    pub presence_window_from: usize,
     /// SO_SNDBUF of accepted sockets in bytes; 0 = the kernel's choice.
     pub socket_send_bytes: usize,
     /// Connections from one IPv4 address or IPv6 /64; 0 = unlimited.
@@ -314,6 +321,8 @@ impl Default for Config {
             compression_enabled: false,
             send_buffer_size: 32,
             send_buffer_bytes: 262_144,
+            presence_window: PRESENCE_WINDOW_MAX,
+            presence_window_from: 1000,
             socket_send_bytes: 131_072,
             max_connections_per_ip: 0,
             unregistered_per_ip: 0,

@@ -360,6 +360,18 @@ fn the_metrics_port_may_equal_the_port() {
 }
 
 #[test]
+fn the_presence_window_is_at_most_a_tenth_of_a_second() {
+    let window = |value: &str| loaded("{}", &[("PEER_PRESENCE_WINDOW", value)]).presence_window;
+    assert_eq!(window("0"), Duration::ZERO);
+    assert_eq!(window("100ms"), Duration::from_millis(100));
+    assert_eq!(
+        one_error(r#"{"presence_window":"101ms"}"#, &[]),
+        "presence_window: 101ms is out of range (0 to 100ms)"
+    );
+    assert!(one_error(r#"{"presence_window":"-1ms"}"#, &[]).starts_with("presence_window: "));
+}
+
+#[test]
 fn a_burst_of_nothing_needs_an_unlimited_rate() {
     let config = loaded(r#"{"rate_limit_per_sec":-1,"rate_limit_burst":0}"#, &[]);
     assert_eq!((config.rate_limit_per_sec, config.rate_limit_burst), (0, 0));

@@ -51,6 +51,8 @@ pub(super) enum Setting<'a> {
     PowerOfTwo(&'a mut u32),
     PositiveDuration(&'a mut Duration),
     Duration(&'a mut Duration),
+    /// With the longest that is allowed.
+    ShortDuration(&'a mut Duration, Duration),
     Boolean(&'a mut bool),
     Text(&'a mut String),
     File(&'a mut Option<PathBuf>),
@@ -109,6 +111,12 @@ impl<'a> Setting<'a> {
             }
             Self::PositiveDuration(field) => *field = duration(raw, 1, &range)?,
             Self::Duration(field) => *field = duration(raw, 0, &range)?,
+            Self::ShortDuration(field, max) => {
+                *field = duration(raw, 0, &range).and_then(|value| match value <= max {
+                    true => Ok(value),
+                    false => Err(out_of_range(durations::format(value), &range)),
+                })?;
+            }
             Self::Boolean(field) => *field = boolean(raw)?,
             Self::Text(field) => *field = text(raw)?.to_owned(),
             Self::File(field) => *field = Some(text(raw)?).filter(|path| !path.is_empty()).map(PathBuf::from),
@@ -128,7 +136,9 @@ impl<'a> Setting<'a> {
         match self {
             Self::Integer { field, .. } => field.value().into(),
             Self::PowerOfTwo(field) => (**field).into(),
-            Self::PositiveDuration(field) | Self::Duration(field) => durations::format(**field).into(),
+            Self::PositiveDuration(field) | Self::Duration(field) | Self::ShortDuration(field, _) => {
+                durations::format(**field).into()
+            }
             Self::Boolean(field) => (**field).into(),
             Self::Text(field) | Self::LogLevel(field) => field.as_str().into(),
             Self::File(field) => field
@@ -156,6 +166,7 @@ impl<'a> Setting<'a> {
             Self::PowerOfTwo(_) => format!("a power of two, 1 to {POWER_MAX}"),
             Self::PositiveDuration(_) => "more than 0".into(),
             Self::Duration(_) => "0 or more".into(),
+            Self::ShortDuration(_, max) => format!("0 to {}", durations::format(*max)),
             Self::Boolean(_) => "true or false".into(),
             Self::Text(_) => "any text".into(),
             Self::File(_) => "a path, or empty".into(),

@@ -3,6 +3,8 @@
 //! Owns: what each output does to connections and mail.
 //! Never: decides what is said.
 
+use std::ops::Range;
+
 use super::connection::Phase;
 use super::peers::{Direct, Sender};
 use super::writing::Class;
@@ -58,13 +60,17 @@ impl EventLoop {
                 }
             }
             Output::FanOut { targets, event } => {
-                let list_bytes_max = self.settings.list_bytes_max;
-                self.prepare_frame(|out| peer::push_event(out, &event, list_bytes_max));
-                for index in targets {
-                    if let Some(conn) = self.shard.targets(index..index + 1).first().copied() {
-                        self.send_prepared(conn, Class::Server);
-                    }
-                }
+                self.prepare_event(&event);
+                self.send_prepared_to(targets);
+            }
+            Output::Presence {
+                namespace,
+                members,
+                targets,
+                event,
+            } => {
+                self.prepare_event(&event);
+                self.tell_presence(namespace, members, targets);
             }
             Output::Deliver { conn, held } => self.deliver_held(conn, &held),
             Output::Resolved { peer, to, message } => self.on_resolved(peer, to, &message),
@@ -157,6 +163,11 @@ impl EventLoop {
         self.scratch.text = text;
     }
 
+    fn prepare_event(&mut self, event: &Event) {
+        let list_bytes_max = self.settings.list_bytes_max;
+        self.prepare_frame(|out| peer::push_event(out, event, list_bytes_max));
+    }
+
     /// Renders one message for many receivers.
     pub(super) fn prepare_frame(&mut self, render: impl FnOnce(&mut Vec<u8>)) {
         let text = &mut self.scratch.text;
@@ -169,11 +180,27 @@ impl EventLoop {
         self.scratch.frame_deflated.clear();
     }
 
+    /// Appends the message of [`EventLoop::prepare_frame`] to targets of the shard.
+    pub(super) fn send_prepared_to(&mut self, targets: Range<usize>) {
+        for index in targets {
+            if let Some(conn) = self.shard.target(index) {
+                self.send_prepared(conn, Class::Server);
+            }
+        }
+    }
+
     /// Appends the message of [`EventLoop::prepare_frame`] to one of them. False: it could not take it.
     pub(super) fn send_prepared(&mut self, conn: ConnId, class: Class) -> bool {
         let Some(slot) = self.registered_slot(conn) else {
             return false;
         };
+        self.with_prepared(slot, |event_loop, frame| {
+            event_loop.push_frame(slot, class, frame.len(), |out| out.extend_from_slice(frame))
+        })
+    }
+
+    /// Uses the prepared message as this connection gets it.
+    pub(super) fn with_prepared<T>(&mut self, slot: usize, push: impl FnOnce(&mut Self, &[u8]) -> T) -> T {
         let deflate = self.connections.get(slot).is_some_and(|connection| connection.deflate);
         if deflate && self.scratch.text.len() >= COMPRESS_FROM && self.scratch.frame_deflated.is_empty() {
             self.prepare_deflated();
@@ -185,13 +212,13 @@ impl EventLoop {
             &mut self.scratch.frame
         };
         let frame = std::mem::take(place);
-        let sent = self.push_frame(slot, class, frame.len(), |out| out.extend_from_slice(&frame));
+        let pushed = push(self, &frame);
         *(if compressed {
             &mut self.scratch.frame_deflated
         } else {
             &mut self.scratch.frame
         }) = frame;
-        sent
+        pushed
     }
 
     fn prepare_deflated(&mut self) {

@@ -21,12 +21,14 @@ mod moving;
 mod outgoing;
 pub mod passage;
 mod peers;
+mod presence;
 mod reading;
 mod receive;
 mod stats;
 mod timers;
 pub mod tls;
 mod transport;
+mod window;
 mod writing;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -53,6 +55,7 @@ use crate::shard::{Mail, PeerKey, Permits, Shard, Target};
 use buffers::Pool;
 use connection::{Connection, Entrance};
 use timers::Timers;
+use window::Window;
 
 /// What travels between loops.
 #[derive(Debug)]
@@ -121,6 +124,10 @@ pub struct Settings {
     pub list_bytes_max: usize,
     /// Unsent bytes of one loop from which on broadcasts and registrations are refused.
     pub output_bytes_max: usize,
+    /// How long presence in large namespaces may wait for more of it; 0: not at all.
+    pub presence_window_ms: u64,
+    /// Members that a namespace may have without being large.
+    pub presence_window_from: usize,
     /// SO_SNDBUF of accepted sockets; 0: the kernel's choice.
     pub socket_send_bytes: usize,
     /// Whether permessage-deflate is negotiated.
@@ -263,6 +270,7 @@ pub struct EventLoop {
     inflater: Inflater,
     pool: Pool,
     timers: Timers,
+    window: Window,
     clock: Clock,
     /// Connections with input to read or parse.
     ready: Vec<u32>,
@@ -333,6 +341,7 @@ impl EventLoop {
             });
         }
         let clock = Clock::new();
+        let window = Window::new(shard.homes());
         let scratch = Scratch {
             input: vec![0; READ_BUDGET],
             cipher: vec![0; READ_BUDGET],
@@ -355,6 +364,7 @@ impl EventLoop {
             inflater: Inflater::new(),
             pool: Pool::new(),
             timers: Timers::new(clock.now_ms),
+            window,
             clock,
             ready: Vec::new(),
             dirty: Vec::new(),
@@ -404,6 +414,7 @@ impl EventLoop {
                 self.serve_ready();
             }
             self.expire_timers();
+            self.flush_window();
             self.begin_gather();
             self.drain_step();
             self.flush_all();
@@ -468,7 +479,7 @@ impl EventLoop {
         if self.drain.is_some() {
             no_later(now_ms + 10);
         }
-        if let Some(due_ms) = self.stats.due_ms() {
+        for due_ms in self.stats.due_ms().into_iter().chain(self.window.due_ms()) {
             no_later(due_ms);
         }
         match self.mailbox.try_sleep() {

@@ -73,6 +73,16 @@ impl Outgoing {
         self.messages += 1;
     }
 
+    /// Appends so many whole frames.
+    pub(super) fn push_frames(&mut self, pool: &mut Pool, frames: &[u8], messages: u32) {
+        let first = self.is_empty();
+        self.push(pool, frames.len(), |bytes| bytes.extend_from_slice(frames));
+        if first && let Some(len) = websocket::frame_len(frames) {
+            self.front_end = self.front_end - frames.len() + len;
+        }
+        self.messages += messages.saturating_sub(1);
+    }
+
     /// The kernel took `bytes` of them.
     pub(super) fn advance(&mut self, bytes: usize, pool: &mut Pool) {
         self.sent += bytes;
@@ -131,6 +141,30 @@ mod tests {
         assert_eq!((out.messages(), out.len()), (1, 1));
         out.advance(1, &mut pool);
         assert_eq!((out.messages(), out.len(), pool.taken()), (0, 0, 0));
+    }
+
+    #[test]
+    fn frames_that_come_together_are_counted_one_by_one() {
+        let (mut out, mut pool, mut frames) = (Outgoing::default(), Pool::new(), Vec::new());
+        for len in [10, 300, 5] {
+            push_header(&mut frames, OpCode::Data(Data::Text), false, len);
+            frames.extend(std::iter::repeat_n(b'x', len));
+        }
+        for _ in 0..2 {
+            out.push_frames(&mut pool, &frames, 3);
+        }
+        assert_eq!(
+            (out.messages(), out.unsent()),
+            (6, [&frames[..], &frames].concat().as_slice())
+        );
+        out.advance(11, &mut pool);
+        assert_eq!(out.messages(), 6);
+        out.advance(1, &mut pool);
+        assert_eq!(out.messages(), 5);
+        out.advance(304 + 7 + 12, &mut pool);
+        assert_eq!(out.messages(), 2);
+        out.advance(out.len(), &mut pool);
+        assert_eq!((out.messages(), pool.taken()), (0, 0));
     }
 
     #[test]

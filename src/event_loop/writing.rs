@@ -54,6 +54,13 @@ impl EventLoop {
 
     /// Appends about `len` bytes without asking for room: HTTP answers and last words.
     pub(super) fn append(&mut self, slot: usize, len: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        self.copy_held(slot);
+        self.push_out(slot, len, write);
+        self.mark_dirty(slot);
+    }
+
+    /// Appends bytes that need not be sent in this turn.
+    pub(super) fn push_out(&mut self, slot: usize, len: usize, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
@@ -67,7 +74,6 @@ impl EventLoop {
         } else if before <= EARLY_BYTES && after > EARLY_BYTES && !blocked {
             self.early.push(slot as u32);
         }
-        self.mark_dirty(slot);
     }
 
     /// Appends a message, compressed if that was negotiated and pays. False as for [`EventLoop::push_frame`].
@@ -151,25 +157,33 @@ impl EventLoop {
                 Write::Failed => return self.lose(slot),
             };
             connection.out.advance(taken, &mut self.pool);
-            connection.out.blocked = blocked;
             self.unsent -= taken;
-            self.counters.add(Metric::BytesOut, taken as u64);
-            let moved = connection.transport.take_sent() || taken > 0;
-            if blocked {
-                connection.out.tried_turn = self.turn;
-                if moved || !was_blocked {
-                    connection.out.moved_ms = self.clock.now_ms;
-                }
-            }
-            if blocked != was_blocked {
-                self.want_writable(slot, blocked);
-                self.arm(slot);
-                if !blocked {
-                    self.take_requests_again(slot);
-                }
-            }
+            self.note_written(slot, taken, was_blocked, blocked);
         }
         self.shut_if_flushed(slot);
+    }
+
+    /// What follows from a write that took so many bytes.
+    pub(super) fn note_written(&mut self, slot: usize, taken: usize, was_blocked: bool, blocked: bool) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        connection.out.blocked = blocked;
+        self.counters.add(Metric::BytesOut, taken as u64);
+        let moved = connection.transport.take_sent() || taken > 0;
+        if blocked {
+            connection.out.tried_turn = self.turn;
+            if moved || !was_blocked {
+                connection.out.moved_ms = self.clock.now_ms;
+            }
+        }
+        if blocked != was_blocked {
+            self.want_writable(slot, blocked);
+            self.arm(slot);
+            if !blocked {
+                self.take_requests_again(slot);
+            }
+        }
     }
 
     fn want_writable(&mut self, slot: usize, wanted: bool) {

@@ -408,7 +408,9 @@ impl Shard {
             }
         }
         if self.targets.len() > start {
-            self.outputs.push_back(Output::FanOut {
+            self.outputs.push_back(Output::Presence {
+                namespace,
+                members: space.loops.iter().map(|(_, members)| members).sum(),
                 targets: start..self.targets.len(),
                 event,
             });

@@ -277,6 +277,11 @@ impl Shard {
         self.targets.get(range).unwrap_or_default()
     }
 
+    /// One of them.
+    pub fn target(&self, index: usize) -> Option<ConnId> {
+        self.targets.get(index).copied()
+    }
+
     /// What it counted so far.
     pub fn counters(&self) -> &Counters {
         &self.counters

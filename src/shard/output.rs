@@ -42,6 +42,17 @@ pub enum Output {
         /// What.
         event: Event,
     },
+    /// Tell many connections who came to a namespace, or left it: otherwise as [`Output::FanOut`].
+    Presence {
+        /// Where.
+        namespace: NamespaceId,
+        /// How many members it has on all loops.
+        members: u32,
+        /// Which.
+        targets: Range<usize>,
+        /// What.
+        event: Event,
+    },
     /// Deliver peer-made traffic that was held back.
     Deliver {
         /// The connection.

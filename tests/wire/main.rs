@@ -15,6 +15,7 @@ mod http;
 mod leaks;
 mod limits;
 mod moving;
+mod presence;
 mod scene;
 mod slow;
 #[path = "../support/mod.rs"]

@@ -61,7 +61,7 @@ impl World {
                     let seen = self.translate(event);
                     self.tell_conn(at, conn, seen);
                 }
-                Output::FanOut { targets, event } => {
+                Output::FanOut { targets, event } | Output::Presence { targets, event, .. } => {
                     let targets = self.shards[at].targets(targets).to_vec();
                     assert!(!targets.is_empty());
                     let seen = self.translate(event);
