@@ -24,11 +24,11 @@ pub struct Workload {
     /// Bytes of a message's payload.
     pub size: usize,
     /// Connected peers: all of them, or those beside the pairs. With `connect` those that are held, with `slow-readers`
-    /// those that read slowly.
+    /// those that read slowly. 0: with `ping` 50, with `rooms` enough for 50.
     pub peers: usize,
     /// Members of each namespace.
     pub namespace_size: usize,
-    /// Messages, joins or connections a second, of all workers together; 0: as fast as answers come.
+    /// Messages, requests, or rooms a second, of all workers together; 0: as fast as answers come.
     pub rate: f64,
     /// Whether the two of a pair live on the same loop of the server.
     pub placement: Placement,
@@ -63,6 +63,12 @@ pub enum Kind {
     Presence,
     /// Pairs of peers signal, while others are talked to and read only now and then.
     SlowReaders,
+    /// Peers ping in JSON and count the pongs.
+    Ping,
+    /// Players ask for an opponent, again and again, while others wait for one who never comes.
+    Match,
+    /// Owners create rooms; members join, are kicked, and leave.
+    Rooms,
 }
 
 impl Kind {
@@ -84,6 +90,9 @@ pub enum Placement {
     /// On two loops.
     CrossLoop,
 }
+
+/// Peers or rooms, where a workload names no number of peers.
+const SOME: usize = 50;
 
 impl Default for Workload {
     fn default() -> Self {
@@ -145,7 +154,7 @@ impl Workload {
                 "a broadcast needs a namespace_size of at least 2",
             ),
             (
-                self.scenario != Kind::Signal
+                !matches!(self.scenario, Kind::Signal | Kind::Match)
                     || self.placement != Placement::Any
                     || self.namespace_size.is_multiple_of(2),
                 "namespace_size must be even, so that the two of a pair share a namespace",
@@ -169,6 +178,10 @@ impl Workload {
             (
                 self.namespace_size >= 2 || self.scenario != Kind::Presence,
                 "presence needs a namespace_size of at least 2",
+            ),
+            (
+                (2..=30).contains(&self.namespace_size) || self.scenario != Kind::Rooms,
+                "a room needs a namespace_size from 2 to 30, the most that a server lets in",
             ),
             (self.rate >= 0.0 && self.rate.is_finite(), "rate must not be negative"),
             (
@@ -196,6 +209,16 @@ impl Workload {
         self.connections() as u64 * (self.namespace_size as u64).saturating_sub(1) / 2
     }
 
+    /// Peers, or a few where no number is given.
+    pub fn peers_or_some(&self) -> usize {
+        if self.peers > 0 { self.peers } else { SOME }
+    }
+
+    /// Rooms, or a few where no number of peers is given.
+    pub fn rooms(&self) -> usize {
+        if self.peers > 0 { self.groups() } else { SOME }
+    }
+
     /// Connections of all workers together, before anything begins.
     pub fn connections(&self) -> usize {
         match self.scenario {
@@ -204,6 +227,9 @@ impl Workload {
             Kind::Broadcast | Kind::Presence => self.groups() * self.namespace_size,
             Kind::Idle | Kind::Connect => self.peers,
             Kind::SlowReaders => 2 * (self.pairs + self.peers),
+            Kind::Ping => self.peers_or_some(),
+            Kind::Match => 2 * self.pairs + self.peers,
+            Kind::Rooms => self.rooms() * self.namespace_size,
         }
     }
 }

@@ -228,6 +228,30 @@ fn what_the_floor_cannot_answer_is_a_plain_error() {
 }
 
 #[test]
+fn what_only_a_server_can_answer_is_proven_in_every_way_to_speak() {
+    let server = server();
+    let scenarios: &[&[&str]] = &[
+        &["ping", "peers=10", "window=2"],
+        &["match", "namespace_size=4", "peers=20"],
+        &["rooms", "namespace_size=5", "peers=20"],
+    ];
+    let ways: &[&[&str]] = &[&["rate=0"], &["rate=500"], &["tls=true", "compression=true"]];
+    for scenario in scenarios {
+        for way in ways {
+            let target = ["--target", server.to_str().unwrap(), "--loops", "2"];
+            let round = &rounds(&stress(&[&["run"], *scenario, SHORT, way, &target].concat()))[0];
+            assert_eq!(round["failed"], 0);
+            // At a rate, a machine that is busy elsewhere may not have come to the first in this time.
+            let arrived = round["latency_us"]["max"].as_f64().unwrap() > 0.0;
+            assert!(arrived || way == &["rate=500"], "{scenario:?} {way:?}: {round}");
+        }
+        let output = stress(&[&["run", scenario[0]], SHORT, &["--target", "floor"]].concat());
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("needs a server"));
+    }
+}
+
+#[test]
 fn what_is_lost_fails_the_run() {
     for window in ["window=1", "window=8"] {
         let output = run("floor-that-loses-every:50", &[window]);

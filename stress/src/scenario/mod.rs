@@ -7,9 +7,14 @@ mod broadcast;
 mod connect;
 mod idle;
 mod inbox;
+mod matching;
+mod message;
+mod pace;
 mod pattern;
+mod ping;
 mod presence;
 mod presence_log;
+mod rooms;
 mod signal;
 mod slow;
 
@@ -93,6 +98,9 @@ pub fn make(job: &Job) -> Box<dyn Scenario> {
         Kind::Connect => Box::new(connect::Connect::new(job)),
         Kind::Presence => Box::new(presence::Presence::new(job)),
         Kind::SlowReaders => Box::new(slow::SlowReaders::new(job)),
+        Kind::Ping => Box::new(ping::Ping::new(job)),
+        Kind::Match => Box::new(matching::Matching::new(job)),
+        Kind::Rooms => Box::new(rooms::Rooms::new(job)),
     }
 }
 
