@@ -219,10 +219,14 @@ impl Drop for Workers {
     }
 }
 
-/// Each worker has source ports of its own.
+/// Each worker has source ports of its own, and so have runs side by side and one after the other: where many are taken or
+/// waited out, the kernel looks for a free one for milliseconds.
 fn source(worker: usize, target: IpAddr) -> IpAddr {
     match target {
-        IpAddr::V4(address) if address.is_loopback() => IpAddr::from([127, 0, 1, 1 + (worker % 250) as u8]),
+        IpAddr::V4(address) if address.is_loopback() => {
+            let [.., high, low] = std::process::id().to_be_bytes();
+            IpAddr::from([127, 1 + high % 250, low, 1 + (worker % 250) as u8])
+        }
         IpAddr::V4(_) => IpAddr::from([0, 0, 0, 0]),
         IpAddr::V6(_) => IpAddr::from([0_u16; 8]),
     }
