@@ -24,11 +24,11 @@ pub struct Workload {
     /// Bytes of a message's payload.
     pub size: usize,
     /// Connected peers: all of them, or those beside the pairs. With `connect` those that are held, with `slow-readers`
-    /// those that read slowly. 0: with `ping` 50, with `rooms` enough for 50.
+    /// those that read slowly. 0: with `ping` and `mixed` 50, with `rooms` enough for 50.
     pub peers: usize,
     /// Members of each namespace.
     pub namespace_size: usize,
-    /// Messages, requests, or rooms a second, of all workers together; 0: as fast as answers come.
+    /// Messages, requests, joins, connections, rooms or evenings a second, of all workers together; 0: as fast as answers come.
     pub rate: f64,
     /// Whether the two of a pair live on the same loop of the server.
     pub placement: Placement,
@@ -69,6 +69,8 @@ pub enum Kind {
     Match,
     /// Owners create rooms; members join, are kicked, and leave.
     Rooms,
+    /// A game night: a lobby, matching, an offer, an answer and candidates for each pair, then idle.
+    Mixed,
 }
 
 impl Kind {
@@ -183,6 +185,10 @@ impl Workload {
                 (2..=30).contains(&self.namespace_size) || self.scenario != Kind::Rooms,
                 "a room needs a namespace_size from 2 to 30, the most that a server lets in",
             ),
+            (
+                (2..=50).contains(&self.namespace_size) || self.scenario != Kind::Mixed,
+                "a lobby needs a namespace_size from 2 to 50, the most that the list after a join names",
+            ),
             (self.rate >= 0.0 && self.rate.is_finite(), "rate must not be negative"),
             (
                 self.seconds > 0.0 && self.seconds <= 3600.0,
@@ -227,7 +233,7 @@ impl Workload {
             Kind::Broadcast | Kind::Presence => self.groups() * self.namespace_size,
             Kind::Idle | Kind::Connect => self.peers,
             Kind::SlowReaders => 2 * (self.pairs + self.peers),
-            Kind::Ping => self.peers_or_some(),
+            Kind::Ping | Kind::Mixed => self.peers_or_some(),
             Kind::Match => 2 * self.pairs + self.peers,
             Kind::Rooms => self.rooms() * self.namespace_size,
         }

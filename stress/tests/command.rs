@@ -234,6 +234,7 @@ fn what_only_a_server_can_answer_is_proven_in_every_way_to_speak() {
         &["ping", "peers=10", "window=2"],
         &["match", "namespace_size=4", "peers=20"],
         &["rooms", "namespace_size=5", "peers=20"],
+        &["mixed", "namespace_size=10", "peers=20"],
     ];
     let ways: &[&[&str]] = &[&["rate=0"], &["rate=500"], &["tls=true", "compression=true"]];
     for scenario in scenarios {

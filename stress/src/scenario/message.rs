@@ -18,6 +18,8 @@ pub struct Message<'a> {
     pub kind: &'a str,
     /// Fingerprint of whom it comes from.
     pub from: Option<&'a str>,
+    /// Fingerprint of whom it goes to.
+    pub to: Option<&'a str>,
     /// Where it happened.
     pub namespace: Option<&'a str>,
     /// The payload's bytes.

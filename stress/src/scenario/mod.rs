@@ -9,6 +9,7 @@ mod idle;
 mod inbox;
 mod matching;
 mod message;
+mod mixed;
 mod pace;
 mod pattern;
 mod ping;
@@ -100,6 +101,7 @@ pub fn make(job: &Job) -> Box<dyn Scenario> {
         Kind::SlowReaders => Box::new(slow::SlowReaders::new(job)),
         Kind::Ping => Box::new(ping::Ping::new(job)),
         Kind::Match => Box::new(matching::Matching::new(job)),
+        Kind::Mixed => Box::new(mixed::Mixed::new(job)),
         Kind::Rooms => Box::new(rooms::Rooms::new(job)),
     }
 }

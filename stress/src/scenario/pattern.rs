@@ -44,21 +44,27 @@ impl Digits {
 /// A payload of exactly `size` bytes with a number in it, and where the digits are: an object with a piece of a session
 /// description, as browsers send it.
 pub fn payload(pair: usize, size: usize) -> (String, usize) {
-    const SDP: &str = r"v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\na=msid-semantic: WMS\r\nm=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\na=candidate:842163049 1 udp 1677729535 203.0.113.7 46154 typ srflx raddr 0.0.0.0 rport 0 generation 0 network-cost 999\r\na=ice-ufrag:EsAw\r\na=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1\r\na=ice-options:trickle\r\na=fingerprint:sha-256 D1:2C:BE:AD:C4:F6:64:5C:25:16:11:9C:AF:E7:0F:73:79:36:4E:9C:1E:15:54:39:0C:06:8B:ED:96:86:00:39\r\na=setup:actpass\r\na=mid:0\r\na=sctp-port:5000\r\na=max-message-size:262144\r\n";
     const END: &str = "\"}";
     let mut text = format!(r#"{{"pair":"{pair:06}{NUMBER}"#);
     let digits_at = text.len();
     text.push_str(&"0".repeat(DIGITS));
     text.push_str(r#"","sdp":""#);
     let fill = size.saturating_sub(text.len() + END.len());
-    text.extend(SDP.chars().cycle().take(fill));
+    text.push_str(&description(fill));
+    text.push_str(END);
+    (text, digits_at)
+}
+
+/// So many bytes of a session description, escaped for JSON.
+pub fn description(bytes: usize) -> String {
+    const SDP: &str = r"v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\na=msid-semantic: WMS\r\nm=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\na=candidate:842163049 1 udp 1677729535 203.0.113.7 46154 typ srflx raddr 0.0.0.0 rport 0 generation 0 network-cost 999\r\na=ice-ufrag:EsAw\r\na=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1\r\na=ice-options:trickle\r\na=fingerprint:sha-256 D1:2C:BE:AD:C4:F6:64:5C:25:16:11:9C:AF:E7:0F:73:79:36:4E:9C:1E:15:54:39:0C:06:8B:ED:96:86:00:39\r\na=setup:actpass\r\na=mid:0\r\na=sctp-port:5000\r\na=max-message-size:262144\r\n";
+    let mut text: String = SDP.chars().cycle().take(bytes).collect();
     // An escape that was cut in two would not be JSON.
     if text.ends_with('\\') {
         text.pop();
         text.push('.');
     }
-    text.push_str(END);
-    (text, digits_at)
+    text
 }
 
 /// A sender's frame.

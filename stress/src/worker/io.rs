@@ -316,11 +316,16 @@ impl Io {
 
     /// Closes a connection as a vanished client does, by a reset: neither side keeps the port for a minute.
     pub fn reset(&mut self, slot: usize) {
+        self.linger_not(slot);
+        self.close(slot);
+    }
+
+    /// Whenever it closes, this connection will end by a reset.
+    pub fn linger_not(&mut self, slot: usize) {
         if let Some(link) = self.links.get(slot) {
             // Without it the close is an ordinary one.
             let _ = rustix::net::sockopt::set_socket_linger(&link.stream, Some(Duration::ZERO));
         }
-        self.close(slot);
     }
 
     /// Closes a connection that the server or the network ended; the scenario is told.
