@@ -4,13 +4,16 @@
 //! And all that the codec and the dialect do to such a signal, frame in to frame out: header, unmasking, UTF-8, envelope,
 //! target, and the forward?
 
+mod frames;
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use frames::{OneBuffer, SETTINGS, masked_frame};
 use peer_server::codec::json::scan_envelope;
-use peer_server::codec::websocket::{self, Buffers, Data, OpCode, Settings, Step, push_header};
+use peer_server::codec::websocket::{self, Data, OpCode, Step, push_header};
 use peer_server::dialect::peer::{self, Forward, Incoming, Target};
 use peer_server::ids::Fingerprint;
 use serde::Deserialize;
@@ -89,12 +92,8 @@ fn forward(c: &mut Criterion) {
 }
 
 fn forward_one(input: &mut [u8], from: &Fingerprint, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
-    let settings = Settings {
-        max_message_size: 1 << 20,
-        deflate: false,
-    };
     let mut partial = None;
-    let step = websocket::next(&mut partial, input, &mut 0, &settings, &mut NoBuffers);
+    let step = websocket::next(&mut partial, input, &mut 0, &SETTINGS, &mut OneBuffer::default());
     let Step::Text(text) = step else { panic!("a whole text") };
     let Ok(Incoming::Direct { kind, to, payload, .. }) = peer::parse(text, scratch) else {
         panic!("a signal")
@@ -110,32 +109,6 @@ fn forward_one(input: &mut [u8], from: &Fingerprint, scratch: &mut Vec<u8>, out:
     };
     push_header(out, OpCode::Data(Data::Text), false, peer::forward_len(&forward));
     peer::push_forward(out, &forward);
-}
-
-/// Whole frames need none.
-struct NoBuffers;
-
-impl Buffers for NoBuffers {
-    fn take(&mut self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn put(&mut self, _: Vec<u8>) {}
-}
-
-/// A text as a client frames it.
-fn masked_frame(text: &str) -> Vec<u8> {
-    let mask = [0x12, 0x34, 0x56, 0x78];
-    let mut frame = Vec::new();
-    push_header(&mut frame, OpCode::Data(Data::Text), false, text.len());
-    frame[1] |= 0x80;
-    frame.extend_from_slice(&mask);
-    frame.extend(
-        text.bytes()
-            .zip(mask.into_iter().cycle())
-            .map(|(byte, mask)| byte ^ mask),
-    );
-    frame
 }
 
 /// A trickled candidate as a browser's client sends it.

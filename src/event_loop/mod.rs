@@ -25,7 +25,7 @@ mod presence;
 mod reading;
 mod receive;
 mod stats;
-mod timers;
+pub mod timers;
 pub mod tls;
 mod transport;
 mod window;

@@ -9,7 +9,7 @@
 /// O(1) and allocate only while the highest slot grows. A deadline beyond one turn of the wheel stays in its bucket
 /// and is passed over once per turn.
 #[derive(Debug)]
-pub(super) struct Timers {
+pub struct Timers {
     base_ms: u64,
     /// Every bucket up to and including this tick has been emptied of what was due.
     current_tick: u64,
@@ -31,7 +31,7 @@ struct Entry {
 
 impl Timers {
     /// A wheel without timers that starts at `now_ms`.
-    pub(super) fn new(now_ms: u64) -> Self {
+    pub fn new(now_ms: u64) -> Self {
         Self {
             base_ms: now_ms,
             current_tick: 0,
@@ -45,7 +45,7 @@ impl Timers {
     /// Sets the timer of `slot` to `due_ms`, in place of the one it may have.
     ///
     /// A time that has passed is due at the next tick. Memory grows to 16 bytes times the highest slot ever scheduled.
-    pub(super) fn schedule(&mut self, slot: u32, due_ms: u64) {
+    pub fn schedule(&mut self, slot: u32, due_ms: u64) {
         debug_assert!(slot < IDLE, "the two highest slots are list marks");
         let due_tick = due_ms
             .saturating_sub(self.base_ms)
@@ -73,7 +73,7 @@ impl Timers {
     }
 
     /// Removes the timer of `slot`, if it has one.
-    pub(super) fn cancel(&mut self, slot: u32) {
+    pub fn cancel(&mut self, slot: u32) {
         if self.entries.get(slot as usize).is_some_and(|entry| entry.next != IDLE) {
             self.unlink(slot);
         }
@@ -83,7 +83,7 @@ impl Timers {
     ///
     /// No slot is early, and none is more than one tick late. The slots come in no particular order. A clock that
     /// stands still or runs backwards yields nothing; one that jumps forward costs at most one turn of the wheel.
-    pub(super) fn expire(&mut self, now_ms: u64, due: &mut Vec<u32>) {
+    pub fn expire(&mut self, now_ms: u64, due: &mut Vec<u32>) {
         due.clear();
         let now_tick = now_ms.saturating_sub(self.base_ms) / TICK_MS;
         if now_tick <= self.current_tick {
@@ -104,7 +104,7 @@ impl Timers {
     ///
     /// A lower bound: the first bucket in use, whose slots may all belong to a later turn. It is never later than the
     /// earliest deadline rounded up to a tick, and it moves on with every call of [`Self::expire`] that reaches it.
-    pub(super) fn next_ms(&self) -> Option<u64> {
+    pub fn next_ms(&self) -> Option<u64> {
         if self.scheduled == 0 {
             return None;
         }
@@ -188,7 +188,7 @@ fn bucket_of(tick: u64) -> usize {
 }
 
 /// The resolution of a deadline, in milliseconds.
-pub(super) const TICK_MS: u64 = 50;
+pub const TICK_MS: u64 = 50;
 
 /// One turn is 51.2 s: the usual deadlines (ping, registration, lingering) are found in their first turn.
 const BUCKETS: usize = 1024;
