@@ -1,11 +1,16 @@
 //! Shards full of peers, for the benchmarks: made through the same calls as in the server.
 #![allow(dead_code, reason = "every benchmark takes its own part of this")]
 
+pub(super) mod bytes;
+
 use std::sync::Arc;
 
 use peer_server::ids::{ConnId, Fingerprint, Homes, LoopId};
 use peer_server::message::{Meta, Register, Request};
 use peer_server::shard::{Limits, Output, PeerKey, Permits, Shard};
+
+/// Members of each of a crowd's namespaces.
+pub(super) const NAMESPACE_PEERS: u32 = 10;
 
 /// The only loop's shard, without limits.
 pub(super) fn shard() -> Shard {
@@ -74,6 +79,14 @@ impl World {
         };
         let shards = (0..loops).map(shard).collect();
         Self { shards }
+    }
+
+    /// Registers so many peers and lets them join namespaces of [`NAMESPACE_PEERS`].
+    pub(super) fn crowd(&mut self, peers: u32, mut each: impl FnMut(Member)) {
+        for number in 0..peers {
+            let namespace = format!("namespace {}", number / NAMESPACE_PEERS);
+            each(self.member(number, &namespace));
+        }
     }
 
     /// Registers a peer and lets it join.
