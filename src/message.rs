@@ -225,10 +225,13 @@ pub struct PeerInfo {
 }
 
 impl PeerInfo {
+    const JSON_LEN_BARE: usize = r#"{"fingerprint":"","alias":"","app_type":"","meta":},"#.len() + Fingerprint::HEX_LEN;
+    /// The most that [`PeerInfo::json_len`] can be: a join's metadata over the peer's, both of the largest.
+    pub const JSON_LEN_MAX: usize = Self::JSON_LEN_BARE + ALIAS_MAX + APP_TYPE_MAX + 2 * META_MAX;
+
     /// Roughly the bytes of its JSON text.
     pub fn json_len(&self) -> usize {
-        const FIXED: usize = r#"{"fingerprint":"","alias":"","app_type":"","meta":},"#.len() + Fingerprint::HEX_LEN;
-        FIXED + self.alias.len() + self.app_type.len() + self.meta.json_len()
+        Self::JSON_LEN_BARE + self.alias.len() + self.app_type.len() + self.meta.json_len()
     }
 }
 

@@ -20,6 +20,9 @@ use crate::message::{CriteriaKey, Matched, PeerInfo, Refusal};
 /// Bytes of public info that a complete group may hold, so that one match cannot cost megabytes (D22).
 pub const GROUP_INFO_MAX: usize = 256 * 1024;
 
+/// Groups of at most so many keep that bound whatever is in their infos.
+const GROUP_ALWAYS_FITS: u32 = (GROUP_INFO_MAX / PeerInfo::JSON_LEN_MAX) as u32;
+
 const NONE: u32 = u32::MAX;
 
 /// What must be equal for requests to match.
@@ -206,7 +209,7 @@ impl Shard {
         let Some(info) = self.info_in(key, namespace) else {
             return;
         };
-        if info.json_len() > GROUP_INFO_MAX / group_size.max(1) as usize {
+        if !fits_a_group(&info, group_size) {
             return self.tell_error(key, Refusal::MetadataTooLarge);
         }
         if self.is_crowded(key, namespace) {
@@ -304,11 +307,17 @@ impl Shard {
             return;
         };
         let queue = self.queues.queues.get(ticket.queue as usize);
-        let group_size = queue.map_or(1, |queue| queue.key.group_size.max(1));
-        if info.json_len() <= GROUP_INFO_MAX / group_size as usize {
+        let group_size = queue.map_or(1, |queue| queue.key.group_size);
+        if fits_a_group(info, group_size) {
             ticket.info = info.clone();
         }
     }
+}
+
+/// Whether a group of so many like this one keeps [`GROUP_INFO_MAX`]. For the usual small group that is known without a
+/// look at the info, which with many waiting is not in the cache.
+fn fits_a_group(info: &PeerInfo, group_size: u32) -> bool {
+    group_size <= GROUP_ALWAYS_FITS || info.json_len() <= GROUP_INFO_MAX / group_size as usize
 }
 
 #[cfg(test)]
@@ -317,7 +326,7 @@ mod tests {
 
     use super::*;
     use crate::ids::ConnId;
-    use crate::message::{Event, Meta, Register, Request};
+    use crate::message::{ALIAS_MAX, APP_TYPE_MAX, Event, META_MAX, Meta, Register, Request};
     use crate::shard::{Limits, Output, Permits};
 
     fn shard() -> Shard {
@@ -412,5 +421,26 @@ mod tests {
         shard.close(first);
         assert!(ask(&mut shard, second, 2, 1).is_none());
         assert_eq!(shard.queues.len(), 1);
+    }
+
+    #[test]
+    fn the_largest_info_fits_the_groups_that_are_not_asked() {
+        let text = |len: usize| "x".repeat(len);
+        // `{"k":"…"}` has eight bytes besides the value's text.
+        let meta = |name: &str| {
+            let mut meta = Meta::default();
+            meta.set(&format!("\"{name}\""), &format!("\"{}\"", text(META_MAX - 8)));
+            assert_eq!(meta.json_len(), META_MAX);
+            meta
+        };
+        let largest = PeerInfo {
+            fingerprint: Fingerprint::of_key("somebody"),
+            alias: text(ALIAS_MAX).into(),
+            app_type: text(APP_TYPE_MAX).into(),
+            meta: meta("k").overlaid(&meta("l")),
+        };
+        assert!(largest.json_len() <= PeerInfo::JSON_LEN_MAX);
+        assert!(largest.json_len() * GROUP_ALWAYS_FITS as usize <= GROUP_INFO_MAX);
+        assert!(fits_a_group(&largest, GROUP_ALWAYS_FITS) && !fits_a_group(&largest, GROUP_ALWAYS_FITS + 2));
     }
 }
