@@ -7,6 +7,7 @@
 //! Never: measures.
 #![allow(clippy::print_stdout, reason = "a program that prints tables")]
 
+mod card;
 mod control;
 mod floor;
 mod report;
@@ -59,6 +60,8 @@ enum Command {
         #[command(flatten)]
         how: How,
     },
+    /// Measures what this host can carry, and prints a capacity card
+    Card(card::Options),
     /// Serves as the floor: passes on what it gets, unread
     Floor {
         /// Where to listen
@@ -135,6 +138,7 @@ fn main() -> ExitCode {
             settings,
             how,
         } => measure(&workload, &settings, &targets, &how),
+        Command::Card(options) => card::run(&options),
         Command::Floor { address, lose_every } => floor::run(address, lose_every).map(|()| true),
         Command::Worker => worker::run().map(|()| true),
     };

@@ -105,6 +105,105 @@ fn idle_peers_say_what_a_connection_costs() {
 }
 
 #[test]
+fn a_card_says_what_a_host_can_carry_and_the_server_takes_its_settings() {
+    let server = server();
+    let folder = tempfile::tempdir().unwrap();
+    let into = folder.path().join("card");
+    let target = server.to_str().unwrap();
+    let output = stress(&[
+        "card",
+        "--quick",
+        "--target",
+        target,
+        "--output",
+        into.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let card: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let written = |name: &str| std::fs::read_to_string(into.join(name)).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&written("card.json")).unwrap(), card);
+    for figure in [
+        "/about/date",
+        "/about/server",
+        "/machine/cpu",
+        "/machine/kernel",
+        "/memory/kernel_source",
+        "/limits/0/of",
+        "/limits/0/figure",
+        "/signals/0/limit",
+    ] {
+        assert!(
+            card.pointer(figure)
+                .unwrap()
+                .as_str()
+                .is_some_and(|text| !text.is_empty()),
+            "{figure}"
+        );
+    }
+    for figure in [
+        "/machine/cores",
+        "/machine/memory",
+        "/memory/peers_per_gib",
+        "/signals/0/per_second/median",
+        "/signals/0/per_second_per_core/median",
+        "/connect/per_second/median",
+        "/connect/cpu_us/max",
+        "/limits/0/peers",
+        "/prediction/peers",
+        "/prediction/rate",
+        "/prediction/rows/0/predicted",
+        "/prediction/rows/0/measured",
+    ] {
+        assert!(
+            card.pointer(figure)
+                .unwrap()
+                .as_f64()
+                .is_some_and(|figure| figure > 0.0),
+            "{figure}"
+        );
+    }
+    for share in [0.5, 0.8] {
+        let load = card["latency"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|load| load["share"] == share)
+            .unwrap();
+        for percentile in ["p50", "p99", "p999"] {
+            assert!(load[percentile]["median"].as_f64().unwrap() > 0.0, "{load}");
+        }
+    }
+    for row in card["prediction"]["rows"].as_array().unwrap() {
+        let off = row["difference_percent"]
+            .as_f64()
+            .is_none_or(|percent| percent.abs() > 10.0);
+        assert_eq!(row["within"], !off, "{row}");
+    }
+    assert_eq!(
+        (&card["config"]["accepted"], &card["config"]["warnings"]),
+        (&true.into(), &Value::Array(Vec::new()))
+    );
+    let config = into.join("config.json");
+    let check = Command::new(&server)
+        .arg("-config")
+        .arg(&config)
+        .arg("--check-config")
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+    for plot in ["latency", "throughput", "memory"] {
+        let svg = written(&format!("{plot}.svg"));
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{plot}");
+        let csv = written(&format!("{plot}.csv"));
+        let columns = csv.lines().next().unwrap().split(',').count();
+        assert!(
+            csv.lines().count() >= 3 && csv.lines().all(|line| line.split(',').count() == columns),
+            "{csv}"
+        );
+    }
+}
+
+#[test]
 fn peers_are_placed_on_loops_on_request() {
     let server = server();
     for placement in ["placement=same-loop", "placement=cross-loop"] {

@@ -10,10 +10,13 @@ pub mod workers;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
+
 use self::sample::{Sample, SystemCalls};
 use self::target::{Options, Target};
 use self::workers::Workers;
 use crate::report::Outcome;
+use crate::worker::protocol::histogram;
 use crate::workload::Workload;
 
 /// How a measurement is made, besides its workload.
@@ -35,10 +38,13 @@ pub struct Plan {
 pub struct Session {
     /// What is measured.
     pub target: Target,
+    /// What it cost to connect everything.
+    pub set_up: SetUp,
+    /// Latencies of the last round, in nanoseconds.
+    pub latency: Histogram<u64>,
     workload: Workload,
     plan: Plan,
     workers: Workers,
-    set_up: SetUp,
 }
 
 /// What it cost to connect everything.
@@ -66,7 +72,7 @@ impl Session {
         let needed = connections.div_ceil(PER_WORKER.min(descriptors().saturating_sub(64)).max(1));
         let count = plan.workers.max(needed).max(1).min(connections.max(1));
         let patience = Duration::from_secs(30)
-            + Duration::from_millis(connections as u64 * 2)
+            + Duration::from_millis(connections as u64 * 4)
             + Duration::from_micros(workload.announcements() * 3);
         let sample = || target.pid.map(sample::take).unwrap_or_default();
         let (before, began) = (sample(), Instant::now());
@@ -78,6 +84,7 @@ impl Session {
         };
         Ok(Self {
             set_up,
+            latency: histogram(),
             target,
             workload: workload.clone(),
             plan: plan.clone(),
@@ -102,6 +109,7 @@ impl Session {
         };
         self.workers.pause()?;
         let (latency, report) = self.workers.report()?;
+        self.latency = latency;
         Ok(Outcome::new(
             &self.target.name,
             &self.set_up,
@@ -109,7 +117,7 @@ impl Session {
             (before, after),
             counts_after.since(&counts_before),
             calls,
-            &latency,
+            &self.latency,
             &report,
         ))
     }
@@ -133,7 +141,7 @@ impl Session {
 }
 
 /// Open files that one process may have.
-fn descriptors() -> usize {
+pub fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current.map_or(usize::MAX, |limit| limit as usize)
 }

@@ -41,7 +41,7 @@ pub fn take(pid: u32) -> Sample {
 }
 
 /// Bytes of kernel memory for TCP buffers (`mem` of `/proc/net/sockstat`, in pages of 4 KiB).
-fn tcp_memory() -> u64 {
+pub fn tcp_memory() -> u64 {
     let text = read(Path::new("/proc/net/sockstat"));
     let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
     let pages = line.split_once("mem ").map_or("", |(_, pages)| pages);
