@@ -16,6 +16,7 @@ mod worker;
 mod workload;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -105,6 +106,9 @@ struct How {
     /// Prints JSON
     #[arg(long)]
     json: bool,
+    /// Writes the figures of every round to a file
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
 }
 
 impl How {
@@ -165,6 +169,10 @@ fn measure(workload: &str, settings: &[String], targets: &[String], how: &How) -
         for (session, outcomes) in sessions.iter_mut().zip(&mut outcomes) {
             outcomes.push(session.round()?);
         }
+    }
+    if let Some(path) = &how.csv {
+        let written = std::fs::write(path, report::csv(&outcomes));
+        written.map_err(|error| format!("{}: {error}", path.display()))?;
     }
     if how.json {
         let text = serde_json::to_string_pretty(&outcomes).map_err(|error| error.to_string())?;

@@ -230,6 +230,28 @@ pub fn compare(targets: &[Vec<Outcome>]) -> Table {
     table
 }
 
+/// All figures of every round, for a program that draws or compares: comma-separated values (RFC 4180).
+pub fn csv(targets: &[Vec<Outcome>]) -> String {
+    let mut lines = vec!["target,round".to_owned()];
+    for (name, ..) in ROWS {
+        lines[0].push_str(&format!(",\"{name}\""));
+    }
+    for outcomes in targets {
+        for (round, outcome) in outcomes.iter().enumerate() {
+            let mut line = format!("{},{}", outcome.target, round + 1);
+            for (_, digits, figure) in ROWS {
+                let figure = figure(outcome);
+                line.push(',');
+                if figure.is_finite() {
+                    line.push_str(&format!("{figure:.digits$}"));
+                }
+            }
+            lines.push(line);
+        }
+    }
+    lines.join("\r\n") + "\r\n"
+}
+
 /// The ratios of a figure in each round.
 pub fn ratio(base: &[Outcome], other: &[Outcome], figure: fn(&Outcome) -> f64) -> Option<Spread> {
     let ratios: Vec<f64> = base

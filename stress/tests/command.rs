@@ -47,8 +47,26 @@ fn a_comparison_measures_the_floor_and_a_server_with_the_same_workload() {
     let server = server();
     let server = format!("server={}", server.display());
     let sets: Vec<&str> = SHORT.iter().flat_map(|setting| ["--set", setting]).collect();
-    let output = stress(&[&["compare", "floor", &server, "--workload", "signal"], &sets[..]].concat());
+    let folder = tempfile::tempdir().unwrap();
+    let csv = folder.path().join("rounds.csv");
+    let command = [
+        "compare",
+        "floor",
+        &server,
+        "--workload",
+        "signal",
+        "--csv",
+        csv.to_str().unwrap(),
+    ];
+    let output = stress(&[&command, &sets[..]].concat());
     let rounds = rounds(&output);
+    let kept = std::fs::read_to_string(csv).unwrap();
+    let lines: Vec<&str> = kept.lines().collect();
+    assert!(lines[0].starts_with("target,round,\"messages/s\","), "{kept}");
+    assert!(
+        lines[1].starts_with("floor,1,") && lines[2].starts_with("server,1,"),
+        "{kept}"
+    );
     assert_eq!(
         (&rounds[0]["target"], &rounds[1]["target"]),
         (&"floor".into(), &"server".into())
