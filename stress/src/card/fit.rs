@@ -1,6 +1,6 @@
 //! Figures of loads that were not measured, from those that were.
 //!
-//! Owns: least squares, of a line and of a curve through the origin.
+//! Owns: least squares, of a line and of a curve through the origin, and what lies between two points.
 //! Never: knows what the figures mean.
 
 use super::figures::Line;
@@ -56,6 +56,18 @@ impl Curve {
     }
 }
 
+/// The `y` at `x` on the straight way between the points on either side of it; past the last and before the first theirs.
+/// The points are in the order of `x`.
+pub fn between(points: &[(f64, f64)], x: f64) -> f64 {
+    let after = points.partition_point(|(known, _)| *known <= x);
+    let (before, after) = (after.checked_sub(1).and_then(|at| points.get(at)), points.get(after));
+    match (before, after) {
+        (Some((x0, y0)), Some((x1, y1))) => y0 + (y1 - y0) * (x - x0) / (x1 - x0),
+        (Some((_, y)), None) | (None, Some((_, y))) => *y,
+        (None, None) => 0.0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +91,21 @@ mod tests {
         let curve = Curve::through(&points);
         assert!(near(curve.at(2.5), 4.0 * 2.5 - 0.5 * 6.25), "{curve:?}");
         assert!(near(Curve::through(&[(2.0, 6.0)]).at(4.0), 12.0));
+    }
+
+    #[test]
+    fn between_two_points_the_way_is_straight_and_outside_it_is_level() {
+        let points = [(1.0, 10.0), (2.0, 20.0), (4.0, 0.0)];
+        for (x, y) in [
+            (0.0, 10.0),
+            (1.0, 10.0),
+            (1.5, 15.0),
+            (3.0, 10.0),
+            (4.0, 0.0),
+            (9.0, 0.0),
+        ] {
+            assert!(near(between(&points, x), y), "{x}");
+        }
+        assert!(near(between(&[], 1.0), 0.0));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 
 use super::figures::{Connect, Foretold, Line, Load, Memory, MemoryPoint, Prediction, Signals, Throughput};
-use super::fit::Curve;
+use super::fit::{Curve, between};
 use super::host::Busy;
 use super::kernel::Source;
 use super::sizes::Sizes;
@@ -259,7 +259,7 @@ impl<'a> Set<'a> {
         }
     }
 
-    /// The open loop at several shares of the maximum; latencies count from when a message should have left.
+    /// The open loop at several shares of the maximum, among others that are silent; latencies count from when a message should have left.
     ///
     /// # Errors
     /// What keeps it from being measured.
@@ -271,6 +271,8 @@ impl<'a> Set<'a> {
             let workload = Workload {
                 pairs: most.pairs,
                 rate,
+                peers: self.sizes.loaded(),
+                namespace_size: NAMESPACE,
                 ..self.signal(self.sizes.open)
             };
             let what = format!("open loop: {:.0} signals/s, {:.0} %", rate, share * 100.0);
@@ -412,11 +414,13 @@ impl<'a> Set<'a> {
             .iter()
             .map(|load| (load.per_second.median, load.server_busy.median))
             .collect();
-        // What is on its way takes memory beside what the peers take, most of it after a stall: of several loads the
-        // middle one tells what is usual.
-        let silent = memory.rss_line.at(2.0 * most.pairs as f64);
-        let on_its_way = Spread::of(loads.iter().map(|load| (load.rss.min - silent).max(0.0)));
-        let rss = memory.rss_line.at(peers as f64) + on_its_way.median;
+        // What is on its way takes memory beside what the peers take: blocks for as many as have output at once.
+        let silent = memory.rss_line.at(self.sizes.loaded() as f64);
+        let on_its_way: Vec<(f64, f64)> = loads
+            .iter()
+            .map(|load| (load.per_second.median, (load.rss.min - silent).max(0.0)))
+            .collect();
+        let rss = memory.rss_line.at(peers as f64) + between(&on_its_way, rate);
         let kernel = memory.kernel_line.at(peers as f64);
         let cpu = Curve::through(&busy).at(rate);
         let workload = Workload {

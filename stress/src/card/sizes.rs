@@ -75,6 +75,12 @@ impl Sizes {
         self.most = self.most.min(most.max(2 * self.pairs).max(40)) / 20 * 20;
     }
 
+    /// Peers among which the open loop runs: a signal costs more among more of them, so that the further load could not
+    /// be foretold from few.
+    pub fn loaded(&self) -> usize {
+        (self.most / 2).max(2 * self.pairs) / 20 * 20
+    }
+
     /// Numbers of peers that the curves are measured at: even, and whole namespaces.
     pub fn peers(&self) -> impl Iterator<Item = usize> {
         self.points
@@ -94,6 +100,7 @@ mod tests {
             for quick in [false, true] {
                 let sizes = Sizes::new(quick, connections);
                 assert!(sizes.most <= connections && 2 * sizes.pairs <= sizes.most, "{sizes:?}");
+                assert!((2 * sizes.pairs..=sizes.most).contains(&sizes.loaded()), "{sizes:?}");
                 assert!(
                     sizes
                         .peers()
