@@ -20,5 +20,6 @@ sleep 3
 timeout 60 perf record --quiet -e cpu-clock -F 999 --call-graph dwarf,16384 -p "$server" -o "$folder/perf" -- sleep 5
 wait "$generator"
 perf script -i "$folder/perf" 2>"$folder/complaints" | inferno-collapse-perf |
-    inferno-flamegraph --title "peer-server: CPU, $(basename "$workload" .json)" >"$out"
+    inferno-flamegraph --title "peer-server: CPU, $(basename "$workload" .json)" |
+    sed '/^ *\/\/ /d' >"$out" # without the comments of its script
 cat "$folder/figures"
