@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The standard measurements of one build on one machine, every round's figures kept: profiles/measure.sh FOLDER
-# Takes about a quarter of an hour on two cores with nothing else running. Ends at the first run that lost a message.
+# Takes about a quarter of an hour on two cores with 20,000 descriptors, with nothing else running. Ends at the first run that lost a message.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$1
@@ -70,4 +70,12 @@ for how in plain tls compression; do
     flag=()
     [ "$how" = plain ] || flag=("$how=true")
     alone "idle-$how" 1 idle peers=3000 namespace_size=10 seconds=1 "${flag[@]}"
+done
+
+# 100,000 peers: one process with six loops, and six generators with the same two cores.
+many=(--loops 6 --server-cores 0,1 --generator-cores 0,1)
+alone idle-100000 1 idle peers=100000 namespace_size=10 seconds=2 "${many[@]}"
+for peers in 2000 100000; do
+    alone "signal-among-$peers" 1 signal "peers=$peers" pairs=1000 namespace_size=10 warm_up=2 seconds=60 \
+        --workers 6 "${many[@]}"
 done

@@ -3,6 +3,7 @@
 //! Owns: axes, ticks, colours and legends.
 //! Never: computes a figure.
 
+use plotters::coord::CoordTranslate;
 use plotters::prelude::*;
 
 use super::figures::{Card, Load};
@@ -17,6 +18,21 @@ const LEAST_SHARE: f64 = 0.005;
 const MIB: f64 = 1_048_576.0;
 
 type Drawn = Result<String, String>;
+
+/// Draws what the lines mean.
+fn legend<'a, C: CoordTranslate>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, C>,
+    position: SeriesLabelPosition,
+) -> Result<(), String> {
+    chart
+        .configure_series_labels()
+        .position(position)
+        .background_style(WHITE)
+        .border_style(BLACK.mix(0.3))
+        .label_font(("sans-serif", 14))
+        .draw()
+        .map_err(text)
+}
 
 /// Latency CDFs of the open loop, both axes logarithmic: the second by nines, so that the tail is seen.
 ///
@@ -85,14 +101,7 @@ pub fn latency(card: &Card, shares: &[f64]) -> Drawn {
                 ))
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE)
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 14))
-            .draw()
-            .map_err(text)?;
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
         root.present().map_err(text)?;
     }
     Ok(svg)
@@ -167,14 +176,7 @@ pub fn throughput(card: &Card) -> Drawn {
             });
             chart.draw_series(spreads).map_err(text)?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE)
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 14))
-            .draw()
-            .map_err(text)?;
+        legend(&mut chart, SeriesLabelPosition::UpperRight)?;
         root.present().map_err(text)?;
     }
     Ok(svg)
@@ -278,14 +280,7 @@ pub fn memory(card: &Card) -> Drawn {
             .map_err(text)?
             .label("measured at the further load")
             .legend(|(x, y)| Cross::new((x + 10, y), 5, BLACK.stroke_width(2)));
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE)
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 14))
-            .draw()
-            .map_err(text)?;
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
         root.present().map_err(text)?;
     }
     Ok(svg)

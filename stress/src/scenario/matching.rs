@@ -273,10 +273,6 @@ impl Scenario for Matching {
         self.players.len()
     }
 
-    fn namespaces(&self, _peer: usize) -> Vec<String> {
-        Vec::new()
-    }
-
     fn on_ready(&mut self, io: &mut Io, slot: usize) {
         let peer = io.links[slot].peer;
         self.players[peer].slot = slot;

@@ -31,8 +31,11 @@ pub trait Scenario {
     /// Connections to make before anything begins.
     fn peers(&self) -> usize;
 
-    /// What a peer joins when it connects.
-    fn namespaces(&self, peer: usize) -> Vec<String>;
+    /// What a peer joins when it connects: nothing, if the scenario does not say otherwise.
+    fn namespaces(&self, peer: usize) -> Vec<String> {
+        let _ = peer;
+        Vec::new()
+    }
 
     /// On the floor: members of one group get what one of them sends.
     fn group(&self, peer: usize) -> usize {

@@ -74,10 +74,6 @@ impl Scenario for Ping {
         self.slots.len()
     }
 
-    fn namespaces(&self, _peer: usize) -> Vec<String> {
-        Vec::new()
-    }
-
     fn on_ready(&mut self, io: &mut Io, slot: usize) {
         self.slots[io.links[slot].peer] = slot;
     }

@@ -385,10 +385,6 @@ impl Scenario for Mixed {
         self.seats.len()
     }
 
-    fn namespaces(&self, _peer: usize) -> Vec<String> {
-        Vec::new()
-    }
-
     fn on_ready(&mut self, io: &mut Io, slot: usize) {
         let at = io.links[slot].peer;
         self.seats[at].slot = slot;
