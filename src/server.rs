@@ -152,11 +152,11 @@ impl Server {
     /// the process at once with status 1.
     ///
     /// # Panics
-    /// Another server of this process heeds the signals.
+    /// A server of this process has done so before: the signals are heeded once.
     pub fn run_until_signalled(self) {
         let mut caught = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
         let Signalled::Caught(mut signals) = std::mem::replace(&mut *caught, Signalled::Taken) else {
-            panic!("two servers of one process cannot both wait for its signals");
+            panic!("a server of this process has waited for its signals before");
         };
         drop(caught);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -169,6 +169,8 @@ impl Server {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
             break;
         }
+        // Kept for good, thread or not: loops that are still there have its pipe in their tables.
+        let signals = Box::leak(Box::new(signals));
         let second = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             if signals.forever().any(|signal| signal != SIGHUP) {
                 std::process::exit(1);

@@ -110,14 +110,21 @@ impl EventLoop {
 
     /// Tries again for those whom a full passage held up.
     pub(super) fn retry_held_up(&mut self) {
-        while let Some(leaving) = self.held_up.pop_front() {
+        // Each home's passage is asked until it refuses: that one is full says nothing of another's.
+        let mut full: Vec<LoopId> = Vec::new();
+        for _ in 0..self.held_up.len() {
+            let Some(leaving) = self.held_up.pop_front() else {
+                return;
+            };
             if self.clock.now_ms >= leaving.until_ms {
                 if self.is_leaving(leaving.conn) {
                     self.refuse_registration(leaving.conn.slot(), Refusal::ServerFull);
                 }
+            } else if full.contains(&leaving.home) {
+                self.held_up.push_back(leaving);
             } else if let Some(leaving) = self.hand_over(leaving) {
-                self.held_up.push_front(leaving);
-                return;
+                full.push(leaving.home);
+                self.held_up.push_back(leaving);
             }
         }
     }

@@ -199,14 +199,15 @@ impl Window {
             }
             let first = self.logs.get(id as usize).and_then(|log| log.readers.front());
             match first.map(|reader| reader.due_ms) {
-                Some(due_ms) if due_ms <= now_ms => {
+                // The log's time first: another may be due before it, and how late the first is must be true.
+                Some(first_ms) if first_ms > due_ms => {
+                    self.due.pop();
+                    self.due.push(Reverse((first_ms, id)));
+                }
+                Some(_) => {
                     if let Some(due) = self.pop_reader(id) {
                         return Some(due);
                     }
-                }
-                Some(due_ms) => {
-                    self.due.pop();
-                    self.due.push(Reverse((due_ms, id)));
                 }
                 None => {
                     self.due.pop();
@@ -464,6 +465,20 @@ mod tests {
             2 => (1..80_u64).prop_map(Step::Wait),
         ];
         proptest::collection::vec(step, 0..120)
+    }
+
+    #[test]
+    fn who_is_due_first_comes_first_whatever_the_namespace() {
+        let (mut window, [lobby, arena]) = world();
+        tell(&mut window, lobby, b"one ", 0, &[1]);
+        tell(&mut window, arena, b"two ", 10, &[2]);
+        tell(&mut window, lobby, b"three ", 20, &[3]);
+        let mut order = Vec::new();
+        while let Some(due) = window.pop_due(200) {
+            order.push((due.conn.slot(), window.due_ms()));
+        }
+        // The time told is never after that of the next.
+        assert_eq!(order, [(1, Some(100)), (2, Some(110)), (3, Some(120))]);
     }
 
     proptest! {
