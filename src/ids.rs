@@ -4,6 +4,8 @@
 //! Never: holds state about what an identifier names.
 
 use std::fmt;
+use std::hash::Hash;
+use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -179,6 +181,21 @@ impl fmt::Debug for NamespaceId {
     }
 }
 
+/// What is counted as one client address: an IPv4 address, an IPv6 /64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Prefix(u128);
+
+impl Prefix {
+    /// The prefix of an address; one that maps an IPv4 address is that address.
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self(u128::from(v4.to_bits())),
+            // The lowest bit set keeps it apart from every IPv4 address.
+            IpAddr::V6(v6) => Self(v6.to_bits() >> 64 << 64 | 1 << 63),
+        }
+    }
+}
+
 /// Where everything lives: the process's secret hash keys and its number of loops.
 ///
 /// The keys are random in each process, so nobody outside can aim names at one core or make two names collide.
@@ -223,6 +240,16 @@ impl Homes {
     /// The loop that keeps a namespace's or room's roster and match queues.
     pub fn of_namespace(&self, namespace: NamespaceId) -> LoopId {
         self.spread(namespace.high)
+    }
+
+    /// The loop that counts what a client address does.
+    pub fn of_prefix(&self, prefix: Prefix) -> LoopId {
+        self.of_key(&prefix)
+    }
+
+    /// The loop that keeps what this key names: a punch session, a lobby.
+    pub fn of_key(&self, key: &impl Hash) -> LoopId {
+        self.spread(self.hasher.hash_one(key))
     }
 
     /// The id of the namespace or room of this name.

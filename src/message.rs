@@ -3,6 +3,11 @@
 //! Owns: the types in which dialects and shards speak to each other.
 //! Never: knows a wire format, a connection or a loop.
 
+pub mod matchmaker;
+pub mod natpunch;
+pub mod punch;
+pub mod simple;
+
 use std::sync::Arc;
 
 use compact_str::CompactString;

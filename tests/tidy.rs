@@ -50,7 +50,8 @@ const CORE: &[&str] = &["ids", "message", "codec", "dialect", "shard"];
 /// Names that the core does without: I/O, threads, locks, clocks, logs, and random numbers that nobody seeded.
 #[rustfmt::skip] // By kind.
 const NOT_IN_THE_CORE: &[&str] = &[
-    "mio", "socket2", "rustix", "rustls", "crossbeam_channel", "core_affinity", "signal_hook", "net", "fs", "env", "process",
+    "mio", "socket2", "rustix", "rustls", "crossbeam_channel", "core_affinity", "signal_hook", "fs", "env", "process",
+    "TcpListener", "TcpStream", "UdpSocket", "ToSocketAddrs",
     "thread", "thread_local", "spawn",
     "Mutex", "RwLock", "Condvar", "OnceLock", "LazyLock", "mpsc",
     "Instant", "SystemTime",

@@ -3,5 +3,9 @@
 //! Owns: one module for each family.
 //! Never: keeps a peer's state.
 
+pub mod demultiplexer;
+pub mod matchmaker;
+pub mod natpunch;
 pub mod peer;
+pub mod simple;
 pub mod status;

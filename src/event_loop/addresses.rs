@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 
 use super::connection::Phase;
 use super::{Delivery, EventLoop};
-use crate::ids::{ConnId, LoopId};
+use crate::ids::{ConnId, LoopId, Prefix};
 use crate::metrics::Metric;
 use crate::shard::{Bucket, Rate};
 
@@ -30,20 +30,6 @@ impl AddressLimits {
     /// Whether any limit is on.
     pub fn any(&self) -> bool {
         self.connections > 0 || self.unregistered > 0 || self.registrations.is_some()
-    }
-}
-
-/// What is counted as one: an IPv4 address, an IPv6 /64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Prefix(u128);
-
-impl Prefix {
-    fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self(u128::from(v4.to_bits())),
-            // The lowest bit set keeps it apart from every IPv4 address.
-            IpAddr::V6(v6) => Self(v6.to_bits() >> 64 << 64 | 1 << 63),
-        }
     }
 }
 

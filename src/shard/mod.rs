@@ -18,6 +18,7 @@ mod namespaces;
 mod output;
 mod peers;
 mod permits;
+pub mod punch;
 mod rate_limit;
 mod registration;
 mod requests;
