@@ -21,12 +21,14 @@ use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::event_loop::datagrams::DatagramSettings;
 use crate::event_loop::passage::Passages;
 use crate::event_loop::{AddressLimits, Delivery, Settings, Shared, tls};
 use crate::ids::{Homes, LoopId};
 use crate::mailbox::{self, Mailbox, Postbox, Waker};
 use crate::metrics::Board;
+use crate::shard::punch::{self, Punch};
 use crate::shard::{Limits, Permits, Rate, Shard};
 
 use start::{Plan, Running, Seat};
@@ -65,6 +67,7 @@ impl std::error::Error for StartError {}
 /// A started server: its loops are serving.
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    datagram_addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
     postbox: Postbox<Delivery>,
     threads: Vec<JoinHandle<()>>,
@@ -123,11 +126,14 @@ impl Server {
         let Running {
             threads,
             addresses,
+            datagram_addresses,
             metrics_address,
         } = start::start(config, &plan, seats)?;
         announce(config, &addresses, metrics_address, loops, pin, tables);
+        warn_of_public_address(config, &datagram_addresses);
         Ok(Self {
             addresses,
+            datagram_addresses,
             metrics_address,
             postbox,
             threads,
@@ -141,6 +147,11 @@ impl Server {
     /// The addresses that peers can reach it at.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The addresses that datagrams can be sent to.
+    pub fn datagram_addresses(&self) -> &[SocketAddr] {
+        &self.datagram_addresses
     }
 
     /// The address of the metrics page.
@@ -280,13 +291,23 @@ fn seats(
 ) -> Vec<Seat> {
     let limits = Arc::new(limits(config, mailboxes.len()));
     let homes = Homes::new(mailboxes.len() as u16, rand::rng().random());
+    let punch_limits = Arc::new(punch_limits(config));
+    let punch_permits = Arc::new(punch::Permits::default());
     let seat = |(index, mailbox)| {
         let id = LoopId::new(index as u16);
         let seed = rand::rng().random();
+        let punch_seed = rand::rng().random();
         Seat {
             mailbox,
             passage: passages.map(|passages| passages.end_of(id)),
             shard: Shard::new(id, homes.clone(), limits.clone(), shared.permits.clone(), seed),
+            punch: Punch::new(
+                id,
+                homes.clone(),
+                punch_limits.clone(),
+                punch_permits.clone(),
+                punch_seed,
+            ),
             core: None,
         }
     };
@@ -326,6 +347,66 @@ fn settings(config: &Config, service: Service, loops: usize) -> Settings {
             unregistered: config.unregistered_per_ip,
             registrations: Rate::new(rate, rate),
         },
+        datagrams: DatagramSettings {
+            // In the order of `Dialect`.
+            enabled: [
+                config.stun_enabled,
+                config.punch_matchmaker_enabled,
+                config.punch_simple_enabled,
+                config.punch_natpunch_enabled,
+            ],
+            public_ipv4: config.public_ipv4,
+            public_port: config.public_port,
+            stun_per_sec: config.stun_answers_per_sec,
+            stun_per_prefix_per_sec: config.stun_answers_per_prefix_per_sec,
+            others_per_sec: config.punch_datagrams_per_sec,
+        },
+    }
+}
+
+fn punch_limits(config: &Config) -> punch::Limits {
+    punch::Limits {
+        registrations_per_min_per_ip: config.punch_registrations_per_min_per_ip,
+        sessions_per_ip: config.punch_sessions_per_ip,
+        sessions_max: config.punch_sessions_max,
+        misses_per_min_per_ip: config.punch_misses_per_min_per_ip,
+        simple_id_codes: config.punch_simple_id_codes,
+        simple_share_local: match config.share_local {
+            config::ShareLocal::SamePublicIp => punch::ShareLocal::SamePublicIp,
+            config::ShareLocal::Always => punch::ShareLocal::Always,
+            config::ShareLocal::Never => punch::ShareLocal::Never,
+        },
+        simple_replies_per_sec: config.punch_simple_replies_per_sec,
+        simple_replies_per_10_sec: config.punch_simple_replies_per_10_sec,
+        simple_joins_per_sec: config.punch_simple_joins_per_sec,
+        simple_joins_per_session: config.punch_simple_joins_per_session,
+        natpunch_lobbies_max: config.punch_natpunch_lobbies_max,
+        natpunch_lobbies_per_client: config.punch_natpunch_lobbies_per_client,
+        natpunch_joins_per_sec: config.punch_natpunch_joins_per_sec,
+        matchmaker_connections_per_ip: config.punch_matchmaker_connections_per_ip,
+        matchmaker_lobbies_per_session: config.punch_matchmaker_lobbies_per_session,
+    }
+}
+
+/// Session ids of the ASCII dialect begin with the server's public address, which it cannot know by itself.
+fn warn_of_public_address(config: &Config, datagram_addresses: &[SocketAddr]) {
+    let unspecified = |address: &&SocketAddr| address.ip().is_unspecified();
+    if config.public_ipv4.is_some()
+        || !config.punch_simple_enabled
+        || datagram_addresses.iter().find(unspecified).is_none()
+    {
+        return;
+    }
+    match host::outgoing_ipv4() {
+        Some(own) if !own.is_private() && !own.is_loopback() && !own.is_link_local() => tracing::warn!(
+            %own,
+            "public_ipv4 is not set: session ids of simple-hole-punch begin with the address that a datagram was sent to"
+        ),
+        own => tracing::warn!(
+            own = own.map(|own| own.to_string()),
+            "PUBLIC_IPV4 IS NOT SET and this machine's own address is private: session ids of simple-hole-punch begin with an \
+             address that nobody outside can reach. Set public_ipv4 to the address that clients use"
+        ),
     }
 }
 

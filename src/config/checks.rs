@@ -32,6 +32,14 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
             "0 is out of range (at least 1 while rate_limit_per_sec limits)",
         );
     }
+    // Each is a socket of every loop, and a datagram carries the number of its own in a byte.
+    let sockets = config.host.len() * (2 + config.extra_ports.len());
+    if config.udp_enabled && sockets > SOCKETS_MAX {
+        findings.error(
+            "extra_ports",
+            &format!("{sockets} addresses with those of host are too many (at most {SOCKETS_MAX})"),
+        );
+    }
     if config.pong_wait <= config.ping_interval {
         findings.warning(
             "pong_wait",
@@ -55,4 +63,5 @@ fn unknown_level(directives: &str) -> Option<&str> {
     (lone && !known).then_some(word)
 }
 
+const SOCKETS_MAX: usize = 255;
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

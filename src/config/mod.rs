@@ -14,7 +14,7 @@ mod tests;
 mod values;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -124,6 +124,62 @@ pub struct Config {
     pub list_bytes_max: usize,
     /// Broadcast deliveries a second and peer; 0 = unlimited.
     pub fanout_per_sec: u32,
+    /// Whether datagrams are served: STUN and the punch dialects.
+    pub udp_enabled: bool,
+    /// UDP port; 0 = the same number as `port`.
+    pub udp_port: u16,
+    /// Further ports on which TCP and UDP both listen, none twice.
+    pub extra_ports: Vec<u16>,
+    /// The IPv4 address at which clients reach this server, if it is not the one that it is bound to.
+    pub public_ipv4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub public_ipv6: Option<Ipv6Addr>,
+    /// The port at which clients reach this server; 0 = the bound one.
+    pub public_port: u16,
+    /// Whether STUN requests are answered.
+    pub stun_enabled: bool,
+    /// STUN answers a second to one address and port; 0 = unlimited.
+    pub stun_answers_per_sec: u32,
+    /// STUN answers a second to one IPv4 /24 or IPv6 /56; 0 = unlimited.
+    pub stun_answers_per_prefix_per_sec: u32,
+    /// Whether the ASCII punch dialect is served.
+    pub punch_simple_enabled: bool,
+    /// Whether the protobuf punch dialect is served.
+    pub punch_natpunch_enabled: bool,
+    /// Whether the lobby punch dialect is served, over UDP and TCP.
+    pub punch_matchmaker_enabled: bool,
+    /// Datagrams a second of one address and port, STUN aside; 0 = unlimited.
+    pub punch_datagrams_per_sec: u32,
+    /// Registrations of the protobuf dialect a minute from one IPv4 address or IPv6 /64; 0 = unlimited.
+    pub punch_registrations_per_min_per_ip: u32,
+    /// Sessions of one IPv4 address or IPv6 /64 in the ASCII and the lobby dialect, each; 0 = unlimited.
+    pub punch_sessions_per_ip: u32,
+    /// Sessions or clients of each punch dialect in all; 0 = unlimited.
+    pub punch_sessions_max: u32,
+    /// Wrong session ids or lobby codes a minute from one IPv4 address or IPv6 /64; 0 = unlimited.
+    pub punch_misses_per_min_per_ip: u32,
+    /// Random codes of a session id of the ASCII dialect, 2 to 8.
+    pub punch_simple_id_codes: u8,
+    /// Whom the ASCII dialect tells a client's LAN address.
+    pub share_local: ShareLocal,
+    /// Answers of the ASCII dialect a second to an unverified address; 0 = unlimited.
+    pub punch_simple_replies_per_sec: u32,
+    /// Such answers in any ten seconds; 0 = unlimited.
+    pub punch_simple_replies_per_10_sec: u32,
+    /// Joins a second of one session of the ASCII dialect; 0 = unlimited.
+    pub punch_simple_joins_per_sec: u32,
+    /// Joins of one such session in all; 0 = unlimited.
+    pub punch_simple_joins_per_session: u32,
+    /// Lobbies of the protobuf dialect; 0 = unlimited.
+    pub punch_natpunch_lobbies_max: u32,
+    /// Lobbies of one client of the protobuf dialect; 0 = unlimited.
+    pub punch_natpunch_lobbies_per_client: u32,
+    /// Joins a second of one client of the protobuf dialect; 0 = unlimited.
+    pub punch_natpunch_joins_per_sec: u32,
+    /// TCP connections of the lobby dialect from one IPv4 address or IPv6 /64; 0 = unlimited.
+    pub punch_matchmaker_connections_per_ip: u32,
+    /// Lobbies of one session of the lobby dialect; 0 = unlimited.
+    pub punch_matchmaker_lobbies_per_session: u32,
     /// Bytes kept for peers by the process; 0 = a quarter of the machine's memory.
     pub state_bytes_max: u64,
     /// Bytes of unsent output of the process; 0 = a quarter of the machine's memory.
@@ -168,6 +224,17 @@ pub enum DescriptorTables {
     Shared,
     /// Each loop's own, or the server does not start.
     PerLoop,
+}
+
+/// Whom a client's LAN address is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareLocal {
+    /// Peers with the same public IP address.
+    SamePublicIp,
+    /// Every peer that it is to meet.
+    Always,
+    /// Nobody.
+    Never,
 }
 
 /// How log lines look.
@@ -331,6 +398,34 @@ impl Default for Config {
             max_match_waiting: 200_000,
             list_bytes_max: 262_144,
             fanout_per_sec: 200_000,
+            udp_enabled: true,
+            udp_port: 0,
+            extra_ports: Vec::new(),
+            public_ipv4: None,
+            public_ipv6: None,
+            public_port: 0,
+            stun_enabled: true,
+            stun_answers_per_sec: 10,
+            stun_answers_per_prefix_per_sec: 1000,
+            punch_simple_enabled: true,
+            punch_natpunch_enabled: true,
+            punch_matchmaker_enabled: true,
+            punch_datagrams_per_sec: 20,
+            punch_registrations_per_min_per_ip: 100,
+            punch_sessions_per_ip: 64,
+            punch_sessions_max: 100_000,
+            punch_misses_per_min_per_ip: 10,
+            punch_simple_id_codes: 4,
+            share_local: ShareLocal::SamePublicIp,
+            punch_simple_replies_per_sec: 3,
+            punch_simple_replies_per_10_sec: 10,
+            punch_simple_joins_per_sec: 8,
+            punch_simple_joins_per_session: 64,
+            punch_natpunch_lobbies_max: 10_000,
+            punch_natpunch_lobbies_per_client: 4,
+            punch_natpunch_joins_per_sec: 2,
+            punch_matchmaker_connections_per_ip: 32,
+            punch_matchmaker_lobbies_per_session: 16,
             state_bytes_max: 0,
             output_bytes_max: 0,
             mail_bytes: 16_777_216,

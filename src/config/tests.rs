@@ -72,6 +72,10 @@ fn other_values(files: &Files) -> Map<String, Value> {
             ("log_format", _) => json!("json"),
             ("descriptor_tables", _) => json!("per_loop"),
             ("broker_type", _) => json!("local"),
+            ("extra_ports", _) => json!([8070, 3478]),
+            ("public_ipv4", _) => json!("203.0.113.1"),
+            ("public_ipv6", _) => json!("2001:db8::1"),
+            ("share_local", _) => json!("never"),
             // Of a secret and its file only one may be given; each way is used by some key.
             ("redis_password" | "nats_token", _) => json!(""),
             ("redis_password_file" | "nats_token_file", _) => json!(secret),
@@ -130,7 +134,7 @@ fn every_key_is_read_from_the_environment_by_each_of_its_names() {
         let text = match &values[key.name] {
             Value::Array(entries) => entries
                 .iter()
-                .map(|e| e.as_str().unwrap())
+                .map(|entry| entry.as_str().map_or_else(|| entry.to_string(), str::to_owned))
                 .collect::<Vec<_>>()
                 .join(", "),
             Value::String(text) => text.clone(),

@@ -3,7 +3,7 @@
 //! Owns: the types, their ranges, and the words in which a refusal is told.
 //! Never: names a key, or knows whether a value came from the file or the environment.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::durations::{self, DurationError};
-use super::{BrokerType, DescriptorTables, LogFormat};
+use super::{BrokerType, DescriptorTables, LogFormat, ShareLocal};
 
 /// A value as it was written.
 #[derive(Clone, Copy)]
@@ -64,6 +64,10 @@ pub(super) enum Setting<'a> {
     LogFormat(&'a mut LogFormat),
     /// One of the arrangements of descriptor tables.
     DescriptorTables(&'a mut DescriptorTables),
+    Ports(&'a mut Vec<u16>),
+    Ipv4(&'a mut Option<Ipv4Addr>),
+    Ipv6(&'a mut Option<Ipv6Addr>),
+    ShareLocal(&'a mut ShareLocal),
 }
 
 impl<'a> Setting<'a> {
@@ -127,6 +131,10 @@ impl<'a> Setting<'a> {
             Self::LogLevel(field) => *field = log_level(text(raw)?)?,
             Self::LogFormat(field) => *field = one_of(text(raw)?, LOG_FORMATS, &range)?,
             Self::DescriptorTables(field) => *field = one_of(text(raw)?, DESCRIPTOR_TABLES, &range)?,
+            Self::Ports(field) => *field = ports(raw, &range)?,
+            Self::Ipv4(field) => *field = address(text(raw)?, "IPv4")?,
+            Self::Ipv6(field) => *field = address(text(raw)?, "IPv6")?,
+            Self::ShareLocal(field) => *field = one_of(text(raw)?, SHARE_LOCAL, &range)?,
         }
         Ok(())
     }
@@ -151,6 +159,10 @@ impl<'a> Setting<'a> {
             Self::Networks(field) => field.iter().map(IpNet::to_string).collect::<Vec<_>>().into(),
             Self::LogFormat(field) => name_of(*field, LOG_FORMATS).into(),
             Self::DescriptorTables(field) => name_of(*field, DESCRIPTOR_TABLES).into(),
+            Self::Ports(field) => field.as_slice().into(),
+            Self::Ipv4(field) => field.map_or_else(String::new, |address| address.to_string()).into(),
+            Self::Ipv6(field) => field.map_or_else(String::new, |address| address.to_string()).into(),
+            Self::ShareLocal(field) => name_of(*field, SHARE_LOCAL).into(),
         }
     }
 
@@ -177,6 +189,10 @@ impl<'a> Setting<'a> {
             Self::LogLevel(_) => "a level or filter directives".into(),
             Self::LogFormat(_) => names(LOG_FORMATS),
             Self::DescriptorTables(_) => names(DESCRIPTOR_TABLES),
+            Self::Ports(_) => format!("at most {PORTS_MAX} of 1 to 65535"),
+            Self::Ipv4(_) => "an IPv4 address, or empty".into(),
+            Self::Ipv6(_) => "an IPv6 address, or empty".into(),
+            Self::ShareLocal(_) => names(SHARE_LOCAL),
         }
     }
 }
@@ -232,6 +248,50 @@ fn text(raw: Raw<'_>) -> Result<&str, Problem> {
         Raw::Json(other) => Err(wrong_type("a string", other)),
         Raw::Text(text) => Ok(text),
     }
+}
+
+/// A JSON array of whole numbers, or the pieces between commas in the environment.
+fn ports(raw: Raw<'_>, range: &str) -> Result<Vec<u16>, Problem> {
+    let numbers: Vec<i64> = match raw {
+        Raw::Json(Value::Array(values)) => values
+            .iter()
+            .map(|value| whole_number(Raw::Json(value), range))
+            .collect::<Result<_, _>>()?,
+        Raw::Json(other) => return Err(wrong_type("a list of ports", other)),
+        Raw::Text(text) => text
+            .split(',')
+            .map(str::trim)
+            .filter(|piece| !piece.is_empty())
+            .map(|piece| whole_number(Raw::Text(piece), range))
+            .collect::<Result<_, _>>()?,
+    };
+    let mut ports = Vec::new();
+    for number in numbers {
+        let port = u16::try_from(number).ok().filter(|port| *port > 0);
+        let port = port.ok_or_else(|| out_of_range(number, range))?;
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    match ports.len() <= PORTS_MAX {
+        true => Ok(ports),
+        false => Err(out_of_range(format!("a list of {}", ports.len()), range)),
+    }
+}
+
+/// An address that clients can reach, or nothing.
+fn address<T: std::str::FromStr + Into<IpAddr> + Copy>(text: &str, family: &str) -> Result<Option<T>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let reachable = |address: &T| {
+        let address: IpAddr = (*address).into();
+        !address.is_unspecified() && !address.is_multicast()
+    };
+    let parsed = text.parse::<T>().ok().filter(reachable);
+    parsed
+        .map(Some)
+        .ok_or_else(|| Problem::Refused(format!("{text:?} is not an {family} address that clients can reach")))
 }
 
 /// A JSON array of strings, or the pieces between commas in the environment, where an empty piece is nothing.
@@ -351,7 +411,7 @@ macro_rules! integer_fields {
         }
     )*};
 }
-integer_fields!(u16, u32, u64, usize);
+integer_fields!(u8, u16, u32, u64, usize);
 
 /// The brokers by their names.
 pub(super) const BROKERS: &[(BrokerType, &str)] = &[
@@ -364,6 +424,13 @@ const DESCRIPTOR_TABLES: &[(DescriptorTables, &str)] = &[
     (DescriptorTables::Shared, "shared"),
     (DescriptorTables::PerLoop, "per_loop"),
 ];
+const SHARE_LOCAL: &[(ShareLocal, &str)] = &[
+    (ShareLocal::SamePublicIp, "same-public-ip"),
+    (ShareLocal::Always, "always"),
+    (ShareLocal::Never, "never"),
+];
+/// Each port is a listener and a socket of every loop, for each host.
+const PORTS_MAX: usize = 16;
 const LOG_FORMATS: &[(LogFormat, &str)] = &[(LogFormat::Text, "text"), (LogFormat::Json, "json")];
 const POWER_MAX: u32 = 1 << 30;
 
@@ -403,6 +470,38 @@ mod tests {
         for bad in ["", "10.0.0.0/33", "10.0.0.0/", "10.0/8", "all", "fd00::/129"] {
             assert!(refused(network(bad)), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn ports_are_numbers_above_zero_and_each_counts_once() {
+        let parse = |json: &str| {
+            let value: Value = serde_json::from_str(json).unwrap();
+            let mut field = vec![1];
+            Setting::Ports(&mut field).read(Raw::Json(&value)).map(|()| field)
+        };
+        assert_eq!(parse("[8070, 3478, 8070]").unwrap(), [8070, 3478]);
+        assert_eq!(parse("[]").unwrap(), [0; 0]);
+        for bad in ["[0]", "[65536]", "[-1]", "[\"80\"]", "80", "\"80\"", "[1.5]"] {
+            parse(bad).unwrap_err();
+        }
+        assert!(refused(ports(Raw::Text("70000"), "")));
+        assert_eq!(ports(Raw::Text("8070, 3478,"), "").unwrap(), [8070, 3478]);
+        let many = (1..=17).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+        assert!(refused(ports(Raw::Text(&many), "")));
+    }
+
+    #[test]
+    fn public_addresses_are_such_as_can_be_reached() {
+        assert_eq!(address::<Ipv4Addr>("", "IPv4").unwrap(), None);
+        assert_eq!(
+            address("203.0.113.1", "IPv4").unwrap(),
+            Some(Ipv4Addr::new(203, 0, 113, 1))
+        );
+        assert!(address::<Ipv6Addr>("2001:db8::1", "IPv6").unwrap().is_some());
+        for bad in ["0.0.0.0", "224.0.0.1", "::1", "example.org", " "] {
+            assert!(refused(address::<Ipv4Addr>(bad, "IPv4")), "{bad:?}");
+        }
+        assert!(refused(address::<Ipv6Addr>("::", "IPv6")));
     }
 
     #[test]

@@ -32,6 +32,7 @@ impl EventLoop {
         }
         self.shared.serving.store(false, Ordering::Relaxed);
         self.listeners.clear();
+        self.datagrams.close();
         self.ended.clear();
         // Their connections are here and are told like all others.
         self.held_up.clear();

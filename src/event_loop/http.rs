@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::connection::{Connection, Entrance, Phase, Unread};
-use super::{EventLoop, Service};
+use super::{EventLoop, Service, datagrams};
 use crate::codec::deflate;
 use crate::codec::http::{self, Head, Headers, ParseError};
 use crate::dialect::status;
@@ -163,7 +163,11 @@ impl EventLoop {
             match head.path {
                 "/health" => {
                     let peers = self.shared.permits.registered.now();
-                    status::push_health(&mut body, peers, self.settings.max_peers, self.clock.unix_ms / 1000);
+                    self.publish();
+                    let unix_seconds = self.clock.unix_ms / 1000;
+                    datagrams::with_figures(&self.shared.board, |udp| {
+                        status::push_health(&mut body, peers, self.settings.max_peers, unix_seconds, udp);
+                    });
                     (200, status::JSON)
                 }
                 "/livez" => {

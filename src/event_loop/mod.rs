@@ -11,6 +11,7 @@ mod addresses;
 mod buffers;
 mod closing;
 mod connection;
+pub mod datagrams;
 mod deliver;
 mod drain;
 mod frames;
@@ -33,13 +34,14 @@ mod writing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use mio::event::Event;
-use mio::net::TcpListener;
+use mio::net::{TcpListener, UdpSocket};
 use mio::{Events, Interest, Poll, Token};
 use rustls::ServerConfig;
 use slab::Slab;
@@ -50,10 +52,12 @@ use crate::codec::deflate::{Deflater, Inflater};
 use crate::ids::{ConnId, LoopId};
 use crate::mailbox::Mailbox;
 use crate::metrics::{Board, Counters, Metric};
+use crate::shard::punch::{self, Punch};
 use crate::shard::{Mail, PeerKey, Permits, Shard, Target};
 
 use buffers::Pool;
 use connection::{Connection, Entrance};
+use datagrams::{DatagramSettings, Datagrams};
 use timers::Timers;
 use window::Window;
 
@@ -66,6 +70,8 @@ pub enum Delivery {
     Direct(crate::shard::DirectMail),
     /// A broadcast.
     FanOut(crate::shard::FanOutMail),
+    /// What the punch states of two loops tell each other.
+    Punch(Box<punch::Mail>),
     /// A connection that moves to the home of its key.
     Adopt(Box<moving::Moving>),
     /// May a connection of this address be opened?
@@ -138,6 +144,8 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
     /// What one address may do.
     pub addresses: AddressLimits,
+    /// What is served over datagrams.
+    pub datagrams: DatagramSettings,
 }
 
 /// What all loops share.
@@ -159,12 +167,16 @@ pub struct Parts {
     pub listeners: Vec<TcpListener>,
     /// Its listener for metrics, if it serves them.
     pub metrics_listener: Option<TcpListener>,
+    /// Its sockets for datagrams, with the addresses that they are bound to.
+    pub sockets: Vec<(UdpSocket, SocketAddr)>,
     /// Its mailbox.
     pub mailbox: Mailbox<Delivery>,
     /// Its way to other loops' descriptor tables, if its own is not theirs.
     pub passage: Option<passage::Passage>,
     /// Its shard.
     pub shard: Shard,
+    /// Its punch state.
+    pub punch: Punch,
     /// The certificate for new connections.
     pub tls: Option<Arc<ServerConfig>>,
     /// What it is to do.
@@ -177,6 +189,8 @@ pub struct Parts {
 const WAKER: Token = Token(usize::MAX);
 /// Tokens of listeners: this and the following ones. No connection's token reaches here, see `token_of`.
 const FIRST_LISTENER: usize = (u32::MAX as usize) << 32;
+/// Tokens of sockets for datagrams: this and the following ones, far above any listener's.
+const FIRST_SOCKET: usize = FIRST_LISTENER + (1 << 16);
 /// Bytes that one connection may be read in one turn.
 const READ_BUDGET: usize = 64 * 1024;
 /// Connections accepted from one listener in one turn.
@@ -264,6 +278,8 @@ pub struct EventLoop {
     connections: Slab<Connection>,
     generations: u32,
     shard: Shard,
+    punch: Punch,
+    datagrams: Datagrams,
     mailbox: Mailbox<Delivery>,
     tls: Option<Arc<ServerConfig>>,
     deflater: Deflater,
@@ -317,9 +333,11 @@ impl EventLoop {
         let Parts {
             listeners,
             metrics_listener,
+            sockets,
             mailbox,
             passage,
             shard,
+            punch,
             tls,
             settings,
             shared,
@@ -340,6 +358,8 @@ impl EventLoop {
                 ready: true,
             });
         }
+        let served = settings.datagrams.clone();
+        let datagrams = Datagrams::new(sockets, served, shard.homes(), poll.registry(), FIRST_SOCKET)?;
         let clock = Clock::new();
         let window = Window::new(shard.homes());
         let scratch = Scratch {
@@ -358,6 +378,8 @@ impl EventLoop {
             connections: Slab::new(),
             generations: 0,
             shard,
+            punch,
+            datagrams,
             mailbox,
             tls,
             deflater: Deflater::new(),
@@ -412,12 +434,15 @@ impl EventLoop {
             if !self.mailbox.is_congested() {
                 self.accept();
                 self.serve_ready();
+                self.serve_datagrams();
             }
             self.expire_timers();
+            self.expire_punch();
             self.flush_window();
             self.begin_gather();
             self.drain_step();
             self.flush_all();
+            self.flush_datagrams();
             self.pushed = self.mailbox.push();
             self.end_turn();
             if self.is_finished() {
@@ -433,6 +458,9 @@ impl EventLoop {
         let token = event.token().0;
         if event.token() == WAKER {
             return;
+        }
+        if let Some(index) = token.checked_sub(FIRST_SOCKET) {
+            return self.datagrams.on_event(index);
         }
         if let Some(listening) = token
             .checked_sub(FIRST_LISTENER)
@@ -461,7 +489,8 @@ impl EventLoop {
         let stuck = self.mailbox.is_congested();
         let listeners_ready =
             self.listeners.iter().any(|listening| listening.ready) && self.accept_again_ms <= self.clock.now_ms;
-        if (!self.ready.is_empty() || listeners_ready || self.is_draining_actively()) && !stuck {
+        let readable = !self.ready.is_empty() || listeners_ready || self.datagrams.is_ready();
+        if (readable || self.is_draining_actively()) && !stuck {
             return Some(Duration::ZERO);
         }
         if !self.pushed || !self.held_up.is_empty() {
@@ -479,7 +508,8 @@ impl EventLoop {
         if self.drain.is_some() {
             no_later(now_ms + 10);
         }
-        for due_ms in self.stats.due_ms().into_iter().chain(self.window.due_ms()) {
+        let due = [self.stats.due_ms(), self.window.due_ms(), self.punch.poll_timeout()];
+        for due_ms in due.into_iter().flatten() {
             no_later(due_ms);
         }
         match self.mailbox.try_sleep() {
@@ -533,6 +563,7 @@ impl EventLoop {
             // Added, because the loop counts refusals of its own as well.
             self.counters.add(metric, value);
         }
+        self.publish_punch();
         self.shared.board.publish(self.id.index(), &self.counters);
         self.published_ms = self.clock.now_ms;
         self.unpublished = false;

@@ -29,6 +29,10 @@ impl EventLoop {
             Delivery::Mail(mail) => self.shard.handle_mail(mail),
             Delivery::Direct(mail) => self.receive_direct(&mail, bytes),
             Delivery::FanOut(mail) => self.receive_fan_out(&mail, bytes),
+            Delivery::Punch(mail) => {
+                self.punch.handle_mail(*mail, self.clock.now_ms);
+                self.drain_punch();
+            }
             Delivery::Adopt(moving) => self.adopt(*moving),
             Delivery::Admit(ask) => self.on_admit(ask),
             Delivery::Admitted(answer) => self.on_admitted(answer),

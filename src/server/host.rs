@@ -1,7 +1,9 @@
 //! The machine: what the process may use of it.
 //!
-//! Owns: the descriptor limit and the size of the memory.
+//! Owns: the descriptor limit, the size of the memory, the machine's own address.
 //! Never: fails a start; what cannot be learnt is assumed.
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -31,6 +33,17 @@ pub(super) fn memory_bytes() -> u64 {
         .ok()
         .and_then(|text| text.trim().parse().ok());
     machine.unwrap_or(MEMORY_ASSUMED).min(group.unwrap_or(u64::MAX))
+}
+
+/// The IPv4 address from which this machine reaches others. Nothing is sent to find it.
+pub(super) fn outgoing_ipv4() -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // RFC 5737: an address of documentation, which only the default route leads to.
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(own) => Some(own),
+        IpAddr::V6(_) => None,
+    }
 }
 
 fn total_of(meminfo: &str) -> Option<u64> {

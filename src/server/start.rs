@@ -14,22 +14,25 @@ use std::thread::JoinHandle;
 
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use mio::net::TcpListener;
+use mio::net::{TcpListener, UdpSocket};
 use rustls::ServerConfig;
 
 use super::tables;
 use super::{StartError, failed};
 use crate::config::Config;
+use crate::event_loop::datagrams::socket;
 use crate::event_loop::passage::Passage;
 use crate::event_loop::{Delivery, EventLoop, Parts, Settings, Shared, listener};
 use crate::mailbox::Mailbox;
 use crate::shard::Shard;
+use crate::shard::punch::Punch;
 
 /// What one loop alone is given.
 pub(super) struct Seat {
     pub(super) mailbox: Mailbox<Delivery>,
     pub(super) passage: Option<Passage>,
     pub(super) shard: Shard,
+    pub(super) punch: Punch,
     /// Where it is pinned.
     pub(super) core: Option<CoreId>,
 }
@@ -51,13 +54,23 @@ pub(super) struct Running {
     pub(super) threads: Vec<JoinHandle<()>>,
     /// Where peers reach them.
     pub(super) addresses: Vec<SocketAddr>,
+    /// Where their datagrams do.
+    pub(super) datagram_addresses: Vec<SocketAddr>,
     pub(super) metrics_address: Option<SocketAddr>,
+}
+
+/// An address, and what is to be had there.
+#[derive(Clone, Copy)]
+struct Place {
+    address: SocketAddr,
+    tcp: bool,
+    udp: bool,
 }
 
 /// What one loop is to listen on.
 #[derive(Clone)]
 struct Wanted {
-    peers: Vec<SocketAddr>,
+    places: Vec<Place>,
     metrics: Option<SocketAddr>,
     /// Nobody has bound before: nobody else may listen there, and a free port is still to be chosen.
     first: bool,
@@ -65,7 +78,7 @@ struct Wanted {
 
 /// What one loop listens on.
 struct Bound {
-    peers: Vec<SocketAddr>,
+    places: Vec<Place>,
     metrics: Option<SocketAddr>,
 }
 
@@ -81,11 +94,7 @@ struct Beginning {
 /// An address that cannot be bound, a thread, poll or table that cannot be had.
 pub(super) fn start(config: &Config, plan: &Plan, seats: Vec<Seat>) -> Result<Running, StartError> {
     let mut wanted = Wanted {
-        peers: config
-            .host
-            .iter()
-            .map(|host| SocketAddr::new(*host, config.port))
-            .collect(),
+        places: places(config),
         metrics: metrics_wanted(config),
         first: true,
     };
@@ -102,7 +111,8 @@ pub(super) fn start(config: &Config, plan: &Plan, seats: Vec<Seat>) -> Result<Ru
     match bound {
         Ok(metrics_address) => Ok(Running {
             threads,
-            addresses: wanted.peers,
+            addresses: addresses(&wanted.places, |place| place.tcp),
+            datagram_addresses: addresses(&wanted.places, |place| place.udp),
             metrics_address,
         }),
         Err(error) => {
@@ -129,7 +139,7 @@ fn begin_all(
         threads.push(thread);
         if wanted.first {
             let bound = outcome(&bound)?;
-            (wanted.peers, metrics_address) = (bound.peers, bound.metrics);
+            (wanted.places, metrics_address) = (bound.places, bound.metrics);
             (wanted.metrics, wanted.first) = (None, false);
         } else {
             others.push(bound);
@@ -190,7 +200,11 @@ fn run(plan: Plan, seat: Seat, wanted: &Wanted, report: &Sender<Result<Bound, St
 }
 
 fn ready(plan: Plan, seat: Seat, wanted: &Wanted) -> Result<(EventLoop, Bound), StartError> {
-    let (peers, listeners) = bind(wanted)?;
+    let Sockets {
+        places,
+        listeners,
+        datagrams,
+    } = bind(wanted)?;
     let metrics_listener = wanted.metrics.and_then(bind_metrics);
     let metrics = metrics_listener
         .as_ref()
@@ -198,42 +212,113 @@ fn ready(plan: Plan, seat: Seat, wanted: &Wanted) -> Result<(EventLoop, Bound), 
     let parts = Parts {
         listeners,
         metrics_listener,
+        sockets: datagrams,
         mailbox: seat.mailbox,
         passage: seat.passage,
         shard: seat.shard,
+        punch: seat.punch,
         tls: plan.tls,
         settings: plan.settings,
         shared: plan.shared,
     };
     let event_loop = EventLoop::new(parts).map_err(|error| failed("event loop", &error))?;
-    Ok((event_loop, Bound { peers, metrics }))
+    Ok((event_loop, Bound { places, metrics }))
 }
 
-/// One listener for each address.
-fn bind(wanted: &Wanted) -> Result<(Vec<SocketAddr>, Vec<TcpListener>), StartError> {
-    let mut addresses = Vec::new();
-    let mut listeners = Vec::new();
-    let mut port = 0;
-    for address in &wanted.peers {
-        let mut address = *address;
+/// Where the server is to be reached: each host with the port and the further ports.
+fn places(config: &Config) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    let mut add = |port: u16, tcp: bool, udp: bool| {
+        for host in &config.host {
+            let address = SocketAddr::new(*host, port);
+            match places.iter_mut().find(|place| place.address == address && port != 0) {
+                Some(place) => {
+                    place.tcp |= tcp;
+                    place.udp |= udp;
+                }
+                None => places.push(Place { address, tcp, udp }),
+            }
+        }
+    };
+    let own_udp_port = config.udp_enabled && config.udp_port != 0;
+    add(config.port, true, config.udp_enabled && !own_udp_port);
+    if own_udp_port {
+        add(config.udp_port, false, true);
+    }
+    for port in &config.extra_ports {
+        add(*port, true, config.udp_enabled);
+    }
+    places
+}
+
+fn addresses(places: &[Place], wanted: impl Fn(&Place) -> bool) -> Vec<SocketAddr> {
+    let places = places.iter().filter(|place| wanted(place));
+    places.map(|place| place.address).collect()
+}
+
+/// What was bound.
+#[derive(Default)]
+struct Sockets {
+    places: Vec<Place>,
+    listeners: Vec<TcpListener>,
+    datagrams: Vec<(UdpSocket, SocketAddr)>,
+}
+
+/// Tries of finding a port that is free for everything that is to have it.
+const PORT_TRIES: usize = 32;
+
+/// Binds every place. A port that the kernel chooses is chosen again if not all of it is free.
+fn bind(wanted: &Wanted) -> Result<Sockets, StartError> {
+    let chooses = wanted.places.iter().any(|place| place.address.port() == 0);
+    let mut tries = if chooses { PORT_TRIES } else { 1 };
+    loop {
+        tries -= 1;
+        match try_bind(wanted) {
+            Ok(sockets) => return Ok(sockets),
+            Err((_, error)) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            Err((what, error)) => {
+                return Err(match error.kind() {
+                    io::ErrorKind::AddrInUse => StartError(format!("{what}: address in use")),
+                    _ => failed(&what, &error),
+                });
+            }
+        }
+    }
+}
+
+fn try_bind(wanted: &Wanted) -> Result<Sockets, (String, io::Error)> {
+    let mut sockets = Sockets::default();
+    let mut chosen = 0;
+    for place in &wanted.places {
+        let mut address = place.address;
         if address.port() == 0 {
             // Several hosts share one port, also when any free one was asked for.
-            address.set_port(port);
+            address.set_port(chosen);
         }
-        let fail = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => StartError(format!("{address}: address in use")),
-            _ => failed(&address.to_string(), &error),
-        };
-        if wanted.first {
-            listener::probe(address).map_err(fail)?;
+        if place.tcp {
+            let fail = |error| (address.to_string(), error);
+            if wanted.first {
+                listener::probe(address).map_err(fail)?;
+            }
+            let listener = listener::bind_shared(address).map_err(fail)?;
+            address = listener.local_addr().unwrap_or(address);
+            sockets.listeners.push(listener);
         }
-        let listener = listener::bind_shared(address).map_err(fail)?;
-        let bound = listener.local_addr().unwrap_or(address);
-        port = bound.port();
-        addresses.push(bound);
-        listeners.push(listener);
+        if place.udp {
+            let fail = |error| (format!("{address} (UDP)"), error);
+            if wanted.first {
+                socket::probe(address).map_err(fail)?;
+            }
+            let socket = socket::bind_shared(address).map_err(fail)?;
+            address = socket.local_addr().unwrap_or(address);
+            sockets.datagrams.push((socket, address));
+        }
+        if place.address.port() == 0 {
+            chosen = address.port();
+        }
+        sockets.places.push(Place { address, ..*place });
     }
-    Ok((addresses, listeners))
+    Ok(sockets)
 }
 
 fn metrics_wanted(config: &Config) -> Option<SocketAddr> {

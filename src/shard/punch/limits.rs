@@ -25,8 +25,6 @@ pub struct Limits {
     pub sessions_per_ip: u32,
     /// Sessions of the process: hosts of the ASCII dialect, clients of the protobuf dialect, sessions of the lobby dialect, each.
     pub sessions_max: u32,
-    /// Datagrams a second of one address, STUN aside.
-    pub datagrams_per_sec: u32,
     /// Wrong session ids and lobby codes a minute and client IP; after that its joins are refused for a minute.
     pub misses_per_min_per_ip: u32,
     /// Random codes of a session id, 2 to 8.
@@ -59,7 +57,6 @@ impl Default for Limits {
             registrations_per_min_per_ip: 100,
             sessions_per_ip: 64,
             sessions_max: 100_000,
-            datagrams_per_sec: 20,
             misses_per_min_per_ip: 10,
             simple_id_codes: 4,
             simple_share_local: ShareLocal::SamePublicIp,

@@ -25,7 +25,7 @@ pub use guard::{Counted, Guard, Guarded, Held, Release};
 pub use limits::{Limits, Permits, ShareLocal};
 
 use crate::ids::{Homes, LoopId, Prefix};
-use crate::message::punch::{Dialect, Dropped, Path};
+use crate::message::punch::{Dropped, Path};
 use crate::message::{matchmaker as lobby_words, natpunch as natpunch_words, simple as simple_words};
 
 /// What loops tell each other about punching.
@@ -75,12 +75,10 @@ pub enum Output {
     },
 }
 
-/// What was counted: received and answered datagrams by [`Dialect`], what came to nothing by [`Dropped`].
+/// What was counted.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
-    /// Datagrams that left.
-    pub sent: [u64; Dialect::ALL.len()],
-    /// Requests without an answer.
+    /// Datagrams and requests that came to nothing, by [`Dropped`].
     pub dropped: [u64; Dropped::ALL.len()],
 }
 
@@ -119,7 +117,6 @@ impl Core {
 
     /// Sends a datagram.
     fn tell(&mut self, path: Path, event: Event) {
-        self.counters.sent[event.dialect() as usize] += 1;
         self.outputs.push_back(Output::Datagram { path, event });
     }
 
@@ -139,16 +136,6 @@ impl Core {
         let prefix = Prefix::of(remote.ip());
         let home = self.homes.of_prefix(prefix);
         self.send(home, Mail::Release(Release { prefix, held }));
-    }
-}
-
-impl Event {
-    fn dialect(&self) -> Dialect {
-        match self {
-            Self::Simple(_) => Dialect::Simple,
-            Self::Natpunch(_) => Dialect::Natpunch,
-            Self::Matchmaker(_) => Dialect::Matchmaker,
-        }
     }
 }
 
@@ -235,6 +222,11 @@ impl Punch {
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.core.outputs.pop_front()
+    }
+
+    /// Whether datagrams of other dialects from this address are to be dropped: it is a client of the protobuf dialect.
+    pub fn is_natpunch(&self, _remote: &SocketAddr) -> bool {
+        false
     }
 
     /// What was counted so far.
