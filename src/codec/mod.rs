@@ -6,5 +6,6 @@
 pub mod deflate;
 pub mod http;
 pub mod json;
+pub mod json_stream;
 pub mod stun;
 pub mod websocket;

@@ -47,6 +47,8 @@ pub struct Limits {
     pub natpunch_joins_per_sec: u32,
     /// TCP connections of the lobby dialect from one client IP.
     pub matchmaker_connections_per_ip: u32,
+    /// TCP connections of the lobby dialect (process).
+    pub matchmaker_connections_max: u32,
     /// Lobbies that one session of it may create or be in.
     pub matchmaker_lobbies_per_session: u32,
 }
@@ -68,6 +70,7 @@ impl Default for Limits {
             natpunch_lobbies_per_client: 4,
             natpunch_joins_per_sec: 2,
             matchmaker_connections_per_ip: 32,
+            matchmaker_connections_max: 5_000,
             matchmaker_lobbies_per_session: 16,
         }
     }
@@ -92,6 +95,8 @@ pub struct Permits {
     pub natpunch_clients: Count,
     /// Lobbies of the protobuf dialect.
     pub natpunch_lobbies: Count,
+    /// TCP connections of the lobby dialect.
+    pub matchmaker_connections: Count,
     /// Sessions of the lobby dialect.
     pub matchmaker_sessions: Count,
     /// Lobbies of the lobby dialect.

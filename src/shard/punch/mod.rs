@@ -24,7 +24,7 @@ use rand::rngs::StdRng;
 pub use guard::{Counted, Guard, Guarded, Held, Release};
 pub use limits::{Limits, Permits, ShareLocal};
 
-use crate::ids::{Homes, LoopId, Prefix};
+use crate::ids::{ConnId, Homes, LoopId, Prefix};
 use crate::message::punch::{Dropped, Path};
 use crate::message::{matchmaker as lobby_words, natpunch as natpunch_words, simple as simple_words};
 
@@ -64,6 +64,13 @@ pub enum Output {
         /// What.
         event: Event,
     },
+    /// Tell a connection of the lobby dialect.
+    Connection {
+        /// Which.
+        conn: ConnId,
+        /// What.
+        told: lobby_words::Told,
+    },
     /// Mail for another loop.
     Mail {
         /// The loop.
@@ -80,6 +87,15 @@ pub enum Output {
 pub struct Counters {
     /// Datagrams and requests that came to nothing, by [`Dropped`].
     pub dropped: [u64; Dropped::ALL.len()],
+}
+
+/// What one loop holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Sessions of the lobby dialect.
+    pub matchmaker_sessions: usize,
+    /// Lobbies of it.
+    pub matchmaker_lobbies: usize,
 }
 
 /// What every dialect's state works with.
@@ -120,6 +136,11 @@ impl Core {
         self.outputs.push_back(Output::Datagram { path, event });
     }
 
+    /// Tells a connection.
+    fn inform(&mut self, conn: ConnId, told: lobby_words::Told) {
+        self.outputs.push_back(Output::Connection { conn, told });
+    }
+
     /// Counts a request that comes to nothing.
     fn drop(&mut self, reason: Dropped) {
         self.counters.dropped[reason as usize] += 1;
@@ -129,6 +150,12 @@ impl Core {
     fn guard(&mut self, guarded: Guarded) {
         let home = self.homes.of_prefix(guarded.prefix);
         self.send_request(home, Mail::Guarded(Box::new(guarded)));
+    }
+
+    /// The same for the one request of a connection, which waits until it is answered.
+    fn guard_awaited(&mut self, guarded: Guarded) {
+        let home = self.homes.of_prefix(guarded.prefix);
+        self.send(home, Mail::Guarded(Box::new(guarded)));
     }
 
     /// Gives back what a prefix held.
@@ -145,7 +172,7 @@ pub struct Punch {
     guards: guard::Guards,
     simple: simple::Sessions,
     natpunch: natpunch::Clients,
-    matchmaker: matchmaker::Lobbies,
+    matchmaker: matchmaker::Matchmaker,
 }
 
 impl Punch {
@@ -155,7 +182,7 @@ impl Punch {
             guards: guard::Guards::new(&homes),
             simple: simple::Sessions::new(&homes),
             natpunch: natpunch::Clients::new(&homes),
-            matchmaker: matchmaker::Lobbies::new(&homes),
+            matchmaker: matchmaker::Matchmaker::new(&homes),
             core: Core {
                 id,
                 homes,
@@ -188,6 +215,27 @@ impl Punch {
     pub fn handle_matchmaker(&mut self, path: Path, request: lobby_words::Request, now_ms: u64) {
         self.core.now_ms = now_ms;
         self.matchmaker.handle_request(&mut self.core, path, request);
+        self.settle();
+    }
+
+    /// A connection begins to speak the lobby dialect. [`lobby_words::Told::Admitted`] follows, or its end.
+    pub fn open_matchmaker(&mut self, conn: ConnId, remote: SocketAddr, now_ms: u64) {
+        self.core.now_ms = now_ms;
+        self.matchmaker.handle_open(&mut self.core, conn, remote);
+        self.settle();
+    }
+
+    /// Takes a request of such a connection, which may ask again when it is answered: that is exactly once.
+    pub fn ask_matchmaker(&mut self, conn: ConnId, ask: lobby_words::Ask, now_ms: u64) {
+        self.core.now_ms = now_ms;
+        self.matchmaker.handle_ask(&mut self.core, conn, ask);
+        self.settle();
+    }
+
+    /// Such a connection is closed; it is told nothing any more.
+    pub fn close_matchmaker(&mut self, conn: ConnId, now_ms: u64) {
+        self.core.now_ms = now_ms;
+        self.matchmaker.handle_close(&mut self.core, conn);
         self.settle();
     }
 
@@ -229,6 +277,15 @@ impl Punch {
         false
     }
 
+    /// What is here now.
+    pub fn census(&self) -> Census {
+        let (matchmaker_sessions, matchmaker_lobbies) = self.matchmaker.census();
+        Census {
+            matchmaker_sessions,
+            matchmaker_lobbies,
+        }
+    }
+
     /// What was counted so far.
     pub fn counters(&self) -> &Counters {
         &self.core.counters
@@ -257,6 +314,8 @@ impl Punch {
         match (admitted, guarded.refused) {
             // What was taken must not be lost on the way.
             (true, _) => core.send(guarded.granted.0, guarded.granted.1),
+            // A connection waits for this one.
+            (false, Some((to, mail @ Mail::Matchmaker(_)))) => core.send(to, mail),
             (false, Some((to, mail))) => core.send_request(to, mail),
             (false, None) => core.drop(match guarded.guard {
                 Guard::Take(_) => Dropped::Full,

@@ -1,0 +1,4 @@
+//! Its tests.
+//!
+//! Owns: x.
+//! Never: y.
