@@ -166,6 +166,12 @@ impl Guards {
         }
     }
 
+    /// Whether anybody holds anything.
+    #[cfg(test)]
+    pub(super) fn holds_any(&self) -> bool {
+        self.usage.values().any(|usage| usage.held != [0; 3])
+    }
+
     /// Forgets prefixes that hold nothing; its cost is spread over as many look-ups.
     fn sweep(&mut self, now_ms: u64) {
         self.since_sweep += 1;

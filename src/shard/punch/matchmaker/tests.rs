@@ -1,4 +1,0 @@
-//! Its tests.
-//!
-//! Owns: x.
-//! Never: y.
