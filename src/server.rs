@@ -319,13 +319,18 @@ fn millis(duration: Duration) -> u64 {
     (duration.as_millis() as u64).clamp(u64::from(!duration.is_zero()), 366 * 24 * 3_600_000)
 }
 
+/// Connections that may be open without being registered.
+fn unregistered_max(config: &Config) -> usize {
+    (config.max_peers / 10).max(UNREGISTERED_MIN)
+}
+
 fn settings(config: &Config, service: Service, loops: usize) -> Settings {
     let rate = u64::from(config.registrations_per_sec_per_ip);
     Settings {
         service,
         max_peers: config.max_peers,
         shard_count: config.shard_count,
-        unregistered_max: (config.max_peers / 10).max(UNREGISTERED_MIN),
+        unregistered_max: unregistered_max(config),
         write_timeout_ms: millis(config.write_timeout),
         read_timeout_ms: millis(config.read_timeout),
         ping_interval_ms: millis(config.ping_interval),
@@ -384,6 +389,8 @@ fn punch_limits(config: &Config) -> punch::Limits {
         natpunch_lobbies_per_client: config.punch_natpunch_lobbies_per_client,
         natpunch_joins_per_sec: config.punch_natpunch_joins_per_sec,
         matchmaker_connections_per_ip: config.punch_matchmaker_connections_per_ip,
+        // They stay open and are counted among those that are not registered, of which peers need their part.
+        matchmaker_connections_max: (unregistered_max(config) / 2) as u32,
         matchmaker_lobbies_per_session: config.punch_matchmaker_lobbies_per_session,
     }
 }

@@ -64,20 +64,9 @@ impl EventLoop {
         }
         let user_timeout = Duration::from_millis(self.settings.write_timeout_ms.min(i32::MAX as u64));
         listener::tune(&stream, self.settings.socket_send_bytes, user_timeout);
-        let tls = self.tls.clone().filter(|_| entrance == Entrance::Peers);
-        let transport = match tls {
-            None => Transport::plain(stream),
-            Some(config) => match Transport::tls(stream, config) {
-                Ok(transport) => transport,
-                Err(error) => {
-                    tracing::error!(%error, "a TLS session could not be made");
-                    return self.shared.permits.unregistered.release();
-                }
-            },
-        };
-        let mut connection = Connection::new(transport, 0, entrance, from.ip());
+        let mut connection = Connection::new(Transport::plain(stream), 0, entrance, from.ip());
         connection.counted = true;
-        connection.deadline_ms = self.clock.now_ms + self.settings.read_timeout_ms;
+        connection.deadline_ms = self.clock.now_ms + self.silence_ms(entrance);
         if let Some(slot) = self.insert(connection) {
             self.arm(slot);
             self.list_ready(slot);

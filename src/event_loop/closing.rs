@@ -18,7 +18,8 @@ const DISCARD_BYTES: usize = 64 * 1024;
 /// The gauge that counts connections in this phase.
 pub(super) fn gauge(phase: &Phase) -> Metric {
     match phase {
-        Phase::Head | Phase::Awaiting => Metric::ConnectionsHttp,
+        Phase::Opening | Phase::Head | Phase::Awaiting => Metric::ConnectionsHttp,
+        Phase::Lobby(_) => Metric::ConnectionsLobby,
         Phase::Unregistered | Phase::Registering(_) | Phase::Echo => Metric::ConnectionsUnregistered,
         Phase::Peer(_) => Metric::ConnectionsRegistered,
         Phase::Closing { .. } | Phase::Dead => Metric::ConnectionsClosing,
@@ -174,7 +175,11 @@ impl EventLoop {
                     self.shard.abandon_registration(id, &fingerprint);
                 }
             }
-            Phase::Head | Phase::Awaiting | Phase::Unregistered | Phase::Echo => {}
+            Phase::Lobby(_) => {
+                self.punch.close_matchmaker(connection.id(slot), self.clock.now_ms);
+                self.drain_punch();
+            }
+            Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Unregistered | Phase::Echo => {}
             Phase::Closing { .. } | Phase::Dead => {}
         }
     }

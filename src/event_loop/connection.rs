@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::lobby::Turn;
 use super::outgoing::Outgoing;
 use super::transport::Transport;
 use crate::codec::websocket::Partial;
@@ -14,6 +15,8 @@ use crate::shard::PeerKey;
 /// What a connection is doing.
 #[derive(Debug)]
 pub(super) enum Phase {
+    /// The first byte is awaited that is not blank, until `deadline_ms`.
+    Opening,
     /// HTTP: a request head is awaited or incomplete, until `deadline_ms`.
     Head,
     /// HTTP: an answer that needs other loops is awaited.
@@ -26,6 +29,8 @@ pub(super) enum Phase {
     Peer(PeerKey),
     /// WebSocket: messages are sent back (conformance tests).
     Echo,
+    /// The lobby dialect.
+    Lobby(Turn),
     /// The last words are being sent, and then input is thrown away until the peer closes or `deadline_ms`.
     Closing {
         /// Our direction is shut.
@@ -100,7 +105,10 @@ impl Connection {
         Self {
             transport,
             generation,
-            phase: Phase::Head,
+            phase: match entrance {
+                Entrance::Peers => Phase::Opening,
+                Entrance::Metrics => Phase::Head,
+            },
             entrance,
             ready: true,
             listed: false,
@@ -129,7 +137,8 @@ impl Connection {
     pub(super) fn takes_messages(&self) -> bool {
         match self.phase {
             Phase::Unregistered | Phase::Registering(_) | Phase::Peer(_) | Phase::Echo => true,
-            Phase::Head | Phase::Awaiting | Phase::Closing { .. } | Phase::Dead => false,
+            Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Lobby(_) => false,
+            Phase::Closing { .. } | Phase::Dead => false,
         }
     }
 }

@@ -118,6 +118,11 @@ impl Datagrams {
         }
     }
 
+    /// Whether anything is received of a dialect.
+    pub(super) fn serves(&self, dialect: Dialect) -> bool {
+        !self.sockets.is_empty() && self.settings.enabled[dialect as usize]
+    }
+
     /// Whether a socket may have more.
     pub(super) fn is_ready(&self) -> bool {
         self.sockets.iter().any(|socket| socket.ready)
@@ -278,6 +283,7 @@ impl EventLoop {
         while let Some(output) = self.punch.poll_output() {
             match output {
                 Output::Datagram { path, event } => self.queue_datagram(path, &event),
+                Output::Connection { conn, told } => self.on_told(conn, told),
                 Output::Mail {
                     to,
                     mail,
@@ -297,7 +303,7 @@ impl EventLoop {
         match event {
             Event::Simple(event) => simple::push(&mut datagrams.output, event),
             Event::Natpunch(event) => natpunch::push(&mut datagrams.output, event),
-            Event::Matchmaker(event) => matchmaker::push(&mut datagrams.output, event),
+            Event::Matchmaker(event) => matchmaker::push(&mut datagrams.output, event, self.clock.unix_ms),
         }
         datagrams.queue.push((path, start..datagrams.output.len()));
         self.counters.count(sent_metric(match event {

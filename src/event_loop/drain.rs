@@ -71,7 +71,7 @@ impl EventLoop {
     /// Tells one connection that the server goes.
     pub(super) fn dismiss(&mut self, slot: usize) {
         match self.connections.get(slot).map(|connection| &connection.phase) {
-            Some(Phase::Head | Phase::Awaiting) => self.close_after_flush(slot),
+            Some(Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Lobby(_)) => self.close_after_flush(slot),
             Some(Phase::Unregistered | Phase::Registering(_) | Phase::Peer(_) | Phase::Echo) => {
                 self.close(slot, CLOSE_GOING_AWAY, "server shutting down");
             }

@@ -103,13 +103,17 @@ impl EventLoop {
 
     /// Its answers are with the kernel: the client may ask again.
     pub(super) fn take_requests_again(&mut self, slot: usize) {
-        let connection = self.connections.get(slot);
-        if connection.is_some_and(|connection| connection.paused && matches!(connection.phase, Phase::Head)) {
-            self.resume(slot);
+        let Some(connection) = self.connections.get(slot).filter(|connection| connection.paused) else {
+            return;
+        };
+        match &connection.phase {
+            Phase::Head => self.resume(slot),
+            Phase::Lobby(turn) if turn.is_free() => self.resume(slot),
+            _ => {}
         }
     }
 
-    fn on_bad_head(&mut self, slot: usize, error: ParseError) {
+    pub(super) fn on_bad_head(&mut self, slot: usize, error: ParseError) {
         self.respond(
             slot,
             error.status(),

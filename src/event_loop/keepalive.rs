@@ -18,13 +18,14 @@ impl EventLoop {
             return;
         };
         let due = match &connection.phase {
-            Phase::Head | Phase::Unregistered | Phase::Closing { .. } => Some(connection.deadline_ms),
+            Phase::Opening | Phase::Head | Phase::Unregistered | Phase::Closing { .. } => Some(connection.deadline_ms),
             Phase::Peer(_) | Phase::Echo => Some(
                 connection
                     .deadline_ms
                     .min(connection.heard_ms + self.settings.pong_wait_ms),
             ),
-            Phase::Awaiting | Phase::Registering(_) | Phase::Dead => None,
+            // The punch state has deadlines of its own.
+            Phase::Awaiting | Phase::Registering(_) | Phase::Lobby(_) | Phase::Dead => None,
         };
         let stalled = connection
             .out
@@ -57,6 +58,7 @@ impl EventLoop {
         }
         let overdue = now_ms >= connection.deadline_ms;
         match &connection.phase {
+            Phase::Opening if overdue => self.on_opening_timeout(slot),
             Phase::Head if overdue => self.on_head_timeout(slot),
             Phase::Unregistered if overdue => self.close(slot, CLOSE_POLICY, "registration timeout"),
             Phase::Closing { .. } if overdue => self.kill(slot),
@@ -85,8 +87,8 @@ impl EventLoop {
                     self.push_frame(slot, Class::Server, 0, ping);
                 }
             }
-            Phase::Head | Phase::Awaiting | Phase::Unregistered | Phase::Registering(_) => {}
-            Phase::Peer(_) | Phase::Echo | Phase::Closing { .. } | Phase::Dead => {}
+            Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Unregistered | Phase::Registering(_) => {}
+            Phase::Peer(_) | Phase::Echo | Phase::Lobby(_) | Phase::Closing { .. } | Phase::Dead => {}
         }
         self.arm(slot);
     }

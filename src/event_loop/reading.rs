@@ -2,7 +2,7 @@
 //!
 //! Owns: the edge-triggered rules. A connection's `ready` bit is set by every event and cleared only by WouldBlock, or by a
 //! short read when neither FIN nor an error may be waiting behind it.
-//! Never: parses; `http` and `frames` do.
+//! Never: parses; `opening`, `http`, `frames` and `lobby` do.
 
 use super::EventLoop;
 use super::HANDSHAKES_MAX;
@@ -37,7 +37,7 @@ impl EventLoop {
         match connection.phase {
             Phase::Dead => return,
             Phase::Closing { .. } => return self.discard(slot),
-            Phase::Head | Phase::Awaiting | Phase::Registering(_) => {}
+            Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Registering(_) | Phase::Lobby(_) => {}
             Phase::Unregistered | Phase::Peer(_) | Phase::Echo => {}
         }
         if connection.unread.is_some() {
@@ -67,9 +67,15 @@ impl EventLoop {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
-        if let Phase::Head = connection.phase {
-            self.parse_head(slot, &mut []);
-            return self.leave();
+        match connection.phase {
+            // What comes next is looked at together with it.
+            Phase::Opening => return,
+            Phase::Head => {
+                self.parse_head(slot, &mut []);
+                return self.leave();
+            }
+            Phase::Lobby(_) => return self.parse_lobby(slot, &[]),
+            _ => {}
         }
         let Some(mut unread) = connection.unread.take() else {
             return;
@@ -92,6 +98,9 @@ impl EventLoop {
     }
 
     fn read(&mut self, slot: usize) {
+        if self.tls.is_some() && self.is_opening(slot) && !self.try_tls(slot) {
+            return;
+        }
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
@@ -133,8 +142,16 @@ impl EventLoop {
             return bytes.len();
         };
         match connection.phase {
+            Phase::Opening => {
+                self.parse_opening(slot, bytes);
+                bytes.len()
+            }
             Phase::Head => {
                 self.parse_head(slot, bytes);
+                bytes.len()
+            }
+            Phase::Lobby(_) => {
+                self.parse_lobby(slot, bytes);
                 bytes.len()
             }
             Phase::Unregistered | Phase::Peer(_) | Phase::Echo => self.parse_frames(slot, bytes),

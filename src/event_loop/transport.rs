@@ -73,10 +73,18 @@ impl Transport {
     }
 
     /// A stream that awaits a TLS handshake.
+    #[cfg(test)]
+    fn tls(stream: TcpStream, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        let mut transport = Self::plain(stream);
+        transport.begin_tls(config)?;
+        Ok(transport)
+    }
+
+    /// Awaits a TLS handshake from here on, of which no byte was read.
     ///
     /// # Errors
     /// The configuration cannot make a session.
-    pub(super) fn tls(stream: TcpStream, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+    pub(super) fn begin_tls(&mut self, config: Arc<ServerConfig>) -> Result<(), rustls::Error> {
         let mut session = ServerConnection::new(config)?;
         session.set_buffer_limit(Some(CHUNK_BYTES));
         let tls = TlsSession {
@@ -88,10 +96,24 @@ impl Transport {
             end: None,
             end_told: false,
         };
-        Ok(Self {
-            stream,
-            tls: Some(Box::new(tls)),
-        })
+        self.tls = Some(Box::new(tls));
+        Ok(())
+    }
+
+    /// The next byte, which stays where it is; or what a read would come to. Only before a TLS session.
+    pub(super) fn peek(&self) -> Result<u8, Read> {
+        let mut byte = [0];
+        loop {
+            return match self.stream.peek(&mut byte) {
+                Ok(0) => Err(Read::End),
+                Ok(_) => Ok(byte[0]),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => Err(Read::WouldBlock),
+                    ErrorKind::Interrupted => continue,
+                    kind => Err(Read::Failed(kind)),
+                },
+            };
+        }
     }
 
     /// The socket and the session apart, for a socket that travels by another way; [`Self::join`] undoes it.
