@@ -14,6 +14,7 @@ mod handshake;
 mod http;
 mod leaks;
 mod limits;
+mod lobby;
 mod moving;
 mod presence;
 mod scene;
