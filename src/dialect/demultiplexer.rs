@@ -47,7 +47,7 @@ fn is_simple(datagram: &[u8]) -> bool {
 }
 
 /// One key of a client's message, then a minimal varint that says exactly how many bytes follow.
-fn is_natpunch(datagram: &[u8]) -> bool {
+pub(super) fn is_natpunch(datagram: &[u8]) -> bool {
     let rest = match datagram {
         [0x0a | 0x2a | 0x4a | 0x52 | 0x5a | 0x6a | 0x7a, rest @ ..] => rest,
         [0xa2 | 0xba, 0x01, rest @ ..] => rest,

@@ -96,6 +96,10 @@ pub struct Census {
     pub matchmaker_sessions: usize,
     /// Lobbies of it.
     pub matchmaker_lobbies: usize,
+    /// Clients of the protobuf dialect at home there.
+    pub natpunch_clients: usize,
+    /// Lobbies of the protobuf dialect at home there.
+    pub natpunch_lobbies: usize,
 }
 
 /// What every dialect's state works with.
@@ -272,15 +276,18 @@ impl Punch {
         self.core.outputs.pop_front()
     }
 
-    /// Whether datagrams of other dialects from this address are to be dropped: it is a client of the protobuf dialect.
-    pub fn is_natpunch(&self, _remote: &SocketAddr) -> bool {
-        false
+    /// Whether an address is registered in the protobuf dialect: datagrams of any other dialect from it are dropped.
+    pub fn is_natpunch(&self, remote: &SocketAddr) -> bool {
+        self.natpunch.knows(remote)
     }
 
     /// What is here now.
     pub fn census(&self) -> Census {
+        let (natpunch_clients, natpunch_lobbies) = self.natpunch.census();
         let (matchmaker_sessions, matchmaker_lobbies) = self.matchmaker.census();
         Census {
+            natpunch_clients,
+            natpunch_lobbies,
             matchmaker_sessions,
             matchmaker_lobbies,
         }
