@@ -69,7 +69,13 @@ fn check(file: &str, loops: u16, differs: &[(u64, Differs)]) {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join(format!("tests/vectors/natpunch/{file}.json"))).unwrap();
     let flow: Value = serde_json::from_str(&text).unwrap();
-    let address = |name: &Value| -> SocketAddr { flow["endpoints"][name.as_str().unwrap()].as_str().unwrap().parse().unwrap() };
+    let address = |name: &Value| -> SocketAddr {
+        flow["endpoints"][name.as_str().unwrap()]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
     let mut replay = Replay::default();
     let mut world = World::new(loops);
     let mut alive: BTreeMap<SocketAddr, u64> = BTreeMap::new();
@@ -228,7 +234,11 @@ impl Replay {
                 // An address that has proved nothing gets three times what it sent: 22 and 9 bytes.
                 if list.request_id == "req_1" {
                     list.lobbies.clear();
-                    assert!(wire::Message::encoded_len(&wire::Message { content: Some(said.clone()) }) <= 3 * (22 + 9));
+                    assert!(
+                        wire::Message::encoded_len(&wire::Message {
+                            content: Some(said.clone())
+                        }) <= 3 * (22 + 9)
+                    );
                 }
             }
             _ => {}
@@ -242,7 +252,10 @@ fn sorted(mut content: Content) -> Content {
     let by_id = |member: &wire::ClientInfo| member.client_id.clone();
     match &mut content {
         Content::LobbyUpdate(update) => update.lobby_info.as_mut().unwrap().members.sort_by_key(by_id),
-        Content::LobbyListResponse(list) => list.lobbies.iter_mut().for_each(|lobby| lobby.members.sort_by_key(by_id)),
+        Content::LobbyListResponse(list) => list
+            .lobbies
+            .iter_mut()
+            .for_each(|lobby| lobby.members.sort_by_key(by_id)),
         _ => {}
     }
     content

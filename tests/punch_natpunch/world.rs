@@ -44,7 +44,13 @@ impl World {
         let punch = |index: u16| {
             let mut secret = [index as u8; 32];
             secret[..8].copy_from_slice(&seed.to_le_bytes());
-            Punch::new(LoopId::new(index), homes.clone(), limits.clone(), permits.clone(), secret)
+            Punch::new(
+                LoopId::new(index),
+                homes.clone(),
+                limits.clone(),
+                permits.clone(),
+                secret,
+            )
         };
         Self {
             loops: (0..loops).map(punch).collect(),
@@ -125,7 +131,9 @@ impl World {
         let until = self.now_ms + ms;
         loop {
             let due = self.loops.iter().filter_map(Punch::poll_timeout).min();
-            let Some(due) = due.filter(|due| *due <= until) else { break };
+            let Some(due) = due.filter(|due| *due <= until) else {
+                break;
+            };
             self.now_ms = self.now_ms.max(due);
             for at in 0..self.loops.len() {
                 self.loops[at].handle_timeout(self.now_ms);
@@ -147,7 +155,9 @@ impl World {
                     link.push_back((mail, droppable));
                 }
                 Output::Datagram { path, event } => {
-                    let Event::Natpunch(event) = event else { panic!("{event:?}") };
+                    let Event::Natpunch(event) = event else {
+                        panic!("{event:?}")
+                    };
                     let mut bytes = Vec::new();
                     natpunch::push(&mut bytes, &event);
                     assert!((1..=1024).contains(&bytes.len()), "{event:?}");
@@ -168,14 +178,26 @@ impl World {
         self.take_bytes(to).iter().map(|bytes| decode(bytes)).collect()
     }
 
+    /// What was sent to everybody since they were last asked about.
+    pub(crate) fn take_all(&mut self) -> Vec<(SocketAddr, Vec<Content>)> {
+        let sent = std::mem::take(&mut self.sent);
+        let decoded = |all: Vec<Vec<u8>>| all.iter().map(|bytes| decode(bytes)).collect();
+        sent.into_iter().map(|(to, all)| (to, decoded(all))).collect()
+    }
+
     pub(crate) fn dropped(&self, reason: Dropped) -> u64 {
-        self.loops.iter().map(|punch| punch.counters().dropped[reason as usize]).sum()
+        self.loops
+            .iter()
+            .map(|punch| punch.counters().dropped[reason as usize])
+            .sum()
     }
 
     /// Clients and lobbies of all loops.
     pub(crate) fn census(&self) -> (usize, usize) {
         let all = self.loops.iter().map(Punch::census);
-        let sum = all.fold((0, 0), |sum, own| (sum.0 + own.natpunch_clients, sum.1 + own.natpunch_lobbies));
+        let sum = all.fold((0, 0), |sum, own| {
+            (sum.0 + own.natpunch_clients, sum.1 + own.natpunch_lobbies)
+        });
         assert_eq!(sum.0, self.permits.natpunch_clients.now());
         assert_eq!(sum.1, self.permits.natpunch_lobbies.now());
         sum
