@@ -100,6 +100,8 @@ pub struct Census {
     pub natpunch_clients: usize,
     /// Lobbies of the protobuf dialect at home there.
     pub natpunch_lobbies: usize,
+    /// Sessions of the ASCII dialect.
+    pub simple_sessions: usize,
 }
 
 /// What every dialect's state works with.
@@ -202,7 +204,7 @@ impl Punch {
     }
 
     /// Takes a request of the ASCII dialect.
-    pub fn handle_simple(&mut self, path: Path, request: simple_words::Request, now_ms: u64) {
+    pub fn handle_simple(&mut self, path: Path, request: simple_words::Request<'_>, now_ms: u64) {
         self.core.now_ms = now_ms;
         self.simple.handle_request(&mut self.core, path, request);
         self.settle();
@@ -286,6 +288,7 @@ impl Punch {
         let (natpunch_clients, natpunch_lobbies) = self.natpunch.census();
         let (matchmaker_sessions, matchmaker_lobbies) = self.matchmaker.census();
         Census {
+            simple_sessions: self.simple.len(),
             natpunch_clients,
             natpunch_lobbies,
             matchmaker_sessions,
