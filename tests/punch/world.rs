@@ -18,29 +18,29 @@ use rand::{RngExt, SeedableRng};
 
 /// One datagram that left.
 #[derive(Debug)]
-pub struct Sent {
-    pub at_ms: u64,
+pub(crate) struct Sent {
+    pub(crate) at_ms: u64,
     /// The loop that sent it.
-    pub from: usize,
-    pub path: Path,
-    pub event: Event,
+    pub(crate) from: usize,
+    pub(crate) path: Path,
+    pub(crate) event: Event,
 }
 
-pub struct World {
-    pub loops: Vec<Punch>,
-    pub permits: Arc<Permits>,
-    pub now_ms: u64,
+pub(crate) struct World {
+    pub(crate) loops: Vec<Punch>,
+    pub(crate) permits: Arc<Permits>,
+    pub(crate) now_ms: u64,
     /// What left and was not taken yet.
-    pub sent: Vec<Sent>,
+    pub(crate) sent: Vec<Sent>,
     /// One in so many of the mails that may be lost is; 0: none.
-    pub lost_one_in: u32,
-    pub random: StdRng,
+    pub(crate) lost_one_in: u32,
+    pub(crate) random: StdRng,
     /// Mail under way: by sender, then by receiver, each in order.
     links: Vec<VecDeque<Mail>>,
 }
 
 impl World {
-    pub fn new(seed: u64, loops: u16, limits: Limits) -> Self {
+    pub(crate) fn new(seed: u64, loops: u16, limits: Limits) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let homes = Homes::new(loops, random.random());
         let (limits, permits) = (Arc::new(limits), Arc::new(Permits::default()));
@@ -60,13 +60,13 @@ impl World {
     }
 
     /// The loop that the kernel gives the datagrams of this address to: always the same.
-    pub fn arrives_at(&self, remote: SocketAddr) -> usize {
+    pub(crate) fn arrives_at(&self, remote: SocketAddr) -> usize {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(remote);
         (hash % self.loops.len() as u64) as usize
     }
 
     /// The way from an address to the first socket.
-    pub fn path(remote: SocketAddr) -> Path {
+    pub(crate) fn path(remote: SocketAddr) -> Path {
         Path {
             socket: 0,
             local: None,
@@ -75,7 +75,7 @@ impl World {
     }
 
     /// Gives the loop of this address something of it: its function is to call `handle_…` with the time.
-    pub fn receive(&mut self, remote: SocketAddr, handle: impl FnOnce(&mut Punch, u64)) {
+    pub(crate) fn receive(&mut self, remote: SocketAddr, handle: impl FnOnce(&mut Punch, u64)) {
         let at = self.arrives_at(remote);
         let now_ms = self.now_ms;
         handle(&mut self.loops[at], now_ms);
@@ -83,7 +83,7 @@ impl World {
     }
 
     /// Delivers the oldest mail of one link, drawn from the seed. False: none is under way.
-    pub fn deliver_one(&mut self) -> bool {
+    pub(crate) fn deliver_one(&mut self) -> bool {
         let busy: Vec<usize> = (0..self.links.len()).filter(|at| !self.links[*at].is_empty()).collect();
         if busy.is_empty() {
             return false;
@@ -98,17 +98,17 @@ impl World {
     }
 
     /// Delivers until no mail is under way.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         while self.deliver_one() {}
     }
 
     /// How much mail is under way.
-    pub fn under_way(&self) -> usize {
+    pub(crate) fn under_way(&self) -> usize {
         self.links.iter().map(VecDeque::len).sum()
     }
 
     /// Lets time pass; what becomes due meanwhile is done when it is due. Mail stays under way.
-    pub fn pass(&mut self, ms: u64) {
+    pub(crate) fn pass(&mut self, ms: u64) {
         let end_ms = self.now_ms + ms;
         loop {
             let due = |(at, punch): (usize, &Punch)| punch.poll_timeout().map(|due_ms| (due_ms, at));
@@ -127,19 +127,19 @@ impl World {
     }
 
     /// Delivers what is under way, lets time pass, and delivers what that caused.
-    pub fn settle_for(&mut self, ms: u64) {
+    pub(crate) fn settle_for(&mut self, ms: u64) {
         self.settle();
         self.pass(ms);
         self.settle();
     }
 
     /// Takes what left.
-    pub fn take_sent(&mut self) -> Vec<Sent> {
+    pub(crate) fn take_sent(&mut self) -> Vec<Sent> {
         std::mem::take(&mut self.sent)
     }
 
     /// How many requests of all loops came to nothing for this reason.
-    pub fn dropped(&self, reason: Dropped) -> u64 {
+    pub(crate) fn dropped(&self, reason: Dropped) -> u64 {
         self.loops
             .iter()
             .map(|punch| punch.counters().dropped[reason as usize])
@@ -147,7 +147,7 @@ impl World {
     }
 
     /// Whether nothing is due on any loop, so that whatever has a time has ended.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.under_way() == 0 && self.loops.iter().all(|punch| punch.poll_timeout().is_none())
     }
 
@@ -170,5 +170,20 @@ impl World {
                 _ => {}
             }
         }
+    }
+}
+
+/// The seeds to try: the first so many, `SIM_SEEDS` of them, or `SIM_SEED` alone.
+pub(crate) fn seeds(count: u64) -> std::ops::Range<u64> {
+    let set = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        match text.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).ok(),
+            None => text.parse().ok(),
+        }
+    };
+    match set("SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..set("SIM_SEEDS").unwrap_or(count),
     }
 }

@@ -72,14 +72,14 @@ impl Home {
         }
     }
 
-    /// Whether an address that wants to meet anybody has a session that somebody knows of: it is told of that again. Any
-    /// other session ends, it was not wanted.
+    /// Whether an address that wants to meet anybody has a session that waits for that or that somebody knows of: it is told
+    /// of that again. Any other session ends, it was not wanted.
     pub(super) fn keeps_its_host(&mut self, core: &mut Core, asker: Asker) -> bool {
-        self.openings.remove(&asker.remote());
         let Some(slot) = self.of_host(core, asker.remote()) else {
             return false;
         };
-        let keeps = self.table.get(slot).is_some_and(|session| !session.is_untouched());
+        let kept = |session: &Session| session.random || !session.is_untouched();
+        let keeps = self.table.get(slot).is_some_and(kept);
         match keeps {
             true => self.on_host_again(core, slot, asker),
             false => self.end(core, slot),
@@ -87,18 +87,18 @@ impl Home {
         keeps
     }
 
+    /// An address is served elsewhere from now on.
+    pub(super) fn stop_opening(&mut self, remote: Endpoint) {
+        self.openings.remove(&remote);
+    }
+
     /// Somebody wants to meet anybody, and is at home here with that.
     pub(super) fn on_random(&mut self, core: &mut Core, asker: Asker, server: Endpoint) {
-        if let Some(slot) = self.of_host(core, asker.remote()) {
-            if let Some(session) = self.table.get_mut(slot)
-                && session.is_untouched()
-            {
-                session.random = true;
-            }
-            self.on_host_again(core, slot, asker);
-        } else if let Some(slot) = self.queue.partner(asker.remote())
-            && let Some(slot) = self.living(core, slot)
-        {
+        if self.keeps_its_host(core, asker) {
+            return;
+        }
+        let partner = self.queue.partner(asker.remote());
+        if let Some(slot) = partner.and_then(|slot| self.living(core, slot)) {
             self.join(core, slot, asker);
         } else if !self.pair(core, asker) {
             self.open(core, asker, server, true);
@@ -111,16 +111,18 @@ impl Home {
         if let Some(session) = self.table.get_mut(slot) {
             // What comes from anybody who can write this address changes nothing once its owner was heard.
             if !session.verified {
-                (session.host, session.local) = (asker.place, asker.local);
+                (session.host, session.local, session.arrives_at) = (asker.place, asker.local, asker.at);
             }
-            let (id, verified) = (session.id, session.verified);
-            answer(core, asker.at, asker.place, verified, Answer::Registered(id));
+            let (id, counted) = (session.id, !session.verified);
+            answer(core, asker.at, asker.place, counted, Answer::Registered(id));
         }
     }
 
     fn pair(&mut self, core: &mut Core, asker: Asker) -> bool {
         let slot = self.queue.pair(&mut self.table, asker.remote(), core.now_ms);
         if let Some(slot) = slot {
+            // A session of its own that is asked for has no use any more.
+            self.openings.remove(&asker.remote());
             self.join(core, slot, asker);
         }
         slot.is_some()
@@ -172,7 +174,7 @@ impl Home {
         }
         let slot = self.draw(core).and_then(|code| {
             let id = SessionId { server, code };
-            let session = Session::new(id, asker.place, asker.local, random, core.now_ms);
+            let session = Session::new(id, &asker, random, core.now_ms);
             self.table.insert(session)
         });
         let Some(session) = slot.and_then(|slot| self.table.get_mut(slot)) else {
@@ -184,7 +186,7 @@ impl Home {
         if let Some(slot) = slot {
             self.queue.push(slot, session);
         }
-        answer(core, asker.at, asker.place, false, Answer::Registered(id));
+        answer(core, asker.at, asker.place, true, Answer::Registered(id));
         true
     }
 
@@ -227,12 +229,14 @@ impl Home {
             Join::TooFast => return core.drop(Dropped::RateLimited),
             Join::TooMany => return core.drop(Dropped::Full),
         };
-        let id = session.id;
+        let (id, to) = (session.id, session.host);
         if tell {
-            tell_host(core, session.host, joiner, joiner_local);
+            // By the way that its own answer takes: a client that does not know yet that it hosts hears of nobody.
+            let new_joiner = Answer::NewJoiner { joiner, joiner_local };
+            answer(core, session.arrives_at, to, false, new_joiner);
         }
         let joined = Answer::Joined { id, host, host_local };
-        answer(core, asker.at, asker.place, false, joined);
+        answer(core, asker.at, asker.place, true, joined);
     }
 
     /// A host keeps its session: it has received its id, and may be told of its joiners again.
@@ -245,7 +249,10 @@ impl Home {
             session.verified = true;
             session.host = place;
             if let Some(joiners) = &mut session.joiners {
-                joiners.repeat(core.now_ms, |joiner, local| tell_host(core, place, joiner, local));
+                joiners.repeat(core.now_ms, |joiner, joiner_local| {
+                    let event = Event::NewJoiner { joiner, joiner_local };
+                    core.tell(place.path(), AnyEvent::Simple(event));
+                });
             }
         }
     }
@@ -356,14 +363,9 @@ fn shared(share: ShareLocal, local: Endpoint, remote: Endpoint, peer: Endpoint) 
     if shares { local } else { remote }
 }
 
-fn tell_host(core: &mut Core, host: Place, joiner: Endpoint, joiner_local: Endpoint) {
-    let event = Event::NewJoiner { joiner, joiner_local };
-    core.tell(host.path(), AnyEvent::Simple(event));
-}
-
 /// Sends an answer to where its receiver's datagrams arrive. It may be lost: the receiver asks again.
-fn answer(core: &mut Core, at: LoopId, to: Place, verified: bool, answer: Answer) {
-    core.send_request(at, mail(Letter::Answer { to, verified, answer }));
+fn answer(core: &mut Core, at: LoopId, to: Place, counted: bool, answer: Answer) {
+    core.send_request(at, mail(Letter::Answer { to, counted, answer }));
 }
 
 /// A host says something each second; who is silent for so long is gone.

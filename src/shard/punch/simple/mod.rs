@@ -49,8 +49,8 @@ enum Letter {
     /// What somebody is told whose datagrams arrive where this goes to.
     Answer {
         to: Place,
-        /// It has proved that it receives what it is told.
-        verified: bool,
+        /// An answer to an address that has proved nothing: there may be too many.
+        counted: bool,
         answer: Answer,
     },
 }
@@ -74,6 +74,11 @@ enum Answer {
         host_local: Endpoint,
     },
     NoSession(NoSession),
+    /// What no request of its receiver caused.
+    NewJoiner {
+        joiner: Endpoint,
+        joiner_local: Endpoint,
+    },
 }
 
 impl Asker {
@@ -159,6 +164,7 @@ impl Sessions {
         if self.random_home == core.id {
             self.home.on_random(core, asker, server);
         } else if !self.home.keeps_its_host(core, asker) {
+            self.home.stop_opening(asker.remote());
             self.away.mark(asker.remote(), core.now_ms);
             core.send_request(self.random_home, mail(Letter::Random(asker, server)));
         }
@@ -172,11 +178,11 @@ impl Sessions {
             Letter::Join(asker, id) => self.home.on_join(core, asker, id),
             Letter::KeepAlive(place, id) => self.home.on_keep_alive(core, place, &id),
             Letter::Complete(place, id) => self.home.on_complete(core, place, &id),
-            Letter::Answer { to, verified, answer } => self.on_answer(core, to, verified, answer),
+            Letter::Answer { to, counted, answer } => self.on_answer(core, to, counted, answer),
         }
     }
 
-    fn on_answer(&mut self, core: &mut Core, to: Place, verified: bool, answer: Answer) {
+    fn on_answer(&mut self, core: &mut Core, to: Place, counted: bool, answer: Answer) {
         let (remote, now_ms) = (to.remote, core.now_ms);
         // A copy of its request overtook the end of the session: it punches, and must not be told to stop.
         if let Answer::NoSession(NoSession::Id(id)) = &answer
@@ -184,8 +190,8 @@ impl Sessions {
         {
             return core.drop(Dropped::NotAllowed);
         }
-        let verified = verified || self.home.is_verified(remote);
-        if !verified && !self.replies.take(remote, &core.limits, now_ms) {
+        let counted = counted && !self.home.is_verified(remote);
+        if counted && !self.replies.take(remote, &core.limits, now_ms) {
             return core.drop(Dropped::RateLimited);
         }
         let event = match answer {
@@ -199,6 +205,7 @@ impl Sessions {
                 }
             }
             Answer::NoSession(asked) => Event::NoSession(asked),
+            Answer::NewJoiner { joiner, joiner_local } => Event::NewJoiner { joiner, joiner_local },
         };
         core.tell(to.path(), AnyEvent::Simple(event));
     }
@@ -241,7 +248,7 @@ fn on_join(core: &mut Core, asker: Asker, asked: Asked<'_>) {
 fn on_miss(core: &mut Core, asker: Asker, asked: NoSession) {
     let letter = Letter::Answer {
         to: asker.place,
-        verified: false,
+        counted: true,
         answer: Answer::NoSession(asked),
     };
     guard(core, &asker.place, Guard::Count(Counted::SimpleMiss), asker.at, letter);

@@ -28,10 +28,10 @@ pub(super) struct Replies {
     recent: VecDeque<(u64, Endpoint)>,
     /// How many of them are older than a second.
     older: usize,
-    /// The session whose host an address was last sent to.
-    joined: HashMap<Endpoint, (u64, SessionId), RandomState>,
-    /// When to forget that, oldest first.
-    joins: VecDeque<(u64, Endpoint)>,
+    /// When an address was last sent to the host of a session.
+    joined: HashMap<(Endpoint, SessionId), u64, RandomState>,
+    /// The same, oldest first.
+    joins: VecDeque<(u64, Endpoint, SessionId)>,
 }
 
 impl Replies {
@@ -78,14 +78,14 @@ impl Replies {
         if self.joins.len() >= JOINS_MAX {
             self.forget_join();
         }
-        self.joins.push_back((now_ms, remote));
-        self.joined.insert(remote, (now_ms, id));
+        self.joins.push_back((now_ms, remote, id));
+        self.joined.insert((remote, id), now_ms);
     }
 
     /// Whether an address was sent to the host of this session a moment ago: it must not be told that there is none.
     pub(super) fn was_joined(&mut self, remote: Endpoint, id: &SessionId, now_ms: u64) -> bool {
         self.forget(now_ms);
-        self.joined.get(&remote).is_some_and(|(_, joined)| joined == id)
+        self.joined.contains_key(&(remote, *id))
     }
 
     /// Forgets what is too long ago.
@@ -110,7 +110,7 @@ impl Replies {
             self.recent.pop_front();
             self.older -= 1;
         }
-        while let Some((joined_ms, _)) = self.joins.front()
+        while let Some((joined_ms, ..)) = self.joins.front()
             && joined_ms + JOINED_MS <= now_ms
         {
             self.forget_join();
@@ -118,12 +118,12 @@ impl Replies {
     }
 
     fn forget_join(&mut self) {
-        let Some((joined_ms, remote)) = self.joins.pop_front() else {
+        let Some((joined_ms, remote, id)) = self.joins.pop_front() else {
             return;
         };
-        // A later one of the same address has its own place in the row.
-        if let Entry::Occupied(joined) = self.joined.entry(remote)
-            && joined.get().0 == joined_ms
+        // A later answer to the same request has its own place in the row.
+        if let Entry::Occupied(joined) = self.joined.entry((remote, id))
+            && *joined.get() == joined_ms
         {
             joined.remove();
         }
@@ -135,7 +135,7 @@ impl Replies {
         let joined = self
             .joins
             .front()
-            .map(|(joined_ms, _)| joined_ms + JOINED_MS + SECOND_MS);
+            .map(|(joined_ms, ..)| joined_ms + JOINED_MS + SECOND_MS);
         [told, joined].into_iter().flatten().min()
     }
 
@@ -222,12 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_join_of_an_address_is_remembered_for_half_a_minute() {
+    fn joins_are_remembered_for_half_a_minute() {
         let mut replies = replies();
         replies.remember(address(1), id(1), 0);
         assert!(replies.was_joined(address(1), &id(1), 1000));
+        assert!(!replies.was_joined(address(1), &id(2), 1000));
         replies.remember(address(1), id(2), 1000);
-        assert!(!replies.was_joined(address(1), &id(1), 1000));
+        assert!(replies.was_joined(address(1), &id(1), 29_999));
+        assert!(!replies.was_joined(address(1), &id(1), 30_000));
         assert!(replies.was_joined(address(1), &id(2), 30_999));
         assert!(!replies.was_joined(address(2), &id(2), 2000));
         assert!(!replies.was_joined(address(1), &id(2), 31_000));

@@ -7,8 +7,10 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 use slab::Slab;
 
+use super::Asker;
 use super::joiners::Joiners;
 use super::place::Place;
+use crate::ids::LoopId;
 use crate::message::simple::{Code, Endpoint, SessionId};
 use crate::shard::punch::Homes;
 
@@ -18,6 +20,8 @@ pub(super) struct Session {
     pub id: SessionId,
     /// Where its host is.
     pub host: Place,
+    /// Where its host's datagrams arrive.
+    pub arrives_at: LoopId,
     /// What its host's peers in the same network are told: the host's address there, or the one that we see.
     pub local: Endpoint,
     /// Whom it was paired with.
@@ -40,11 +44,12 @@ pub(super) struct Session {
 
 impl Session {
     /// One that nobody has joined.
-    pub(super) fn new(id: SessionId, host: Place, local: Endpoint, random: bool, now_ms: u64) -> Self {
+    pub(super) fn new(id: SessionId, asker: &Asker, random: bool, now_ms: u64) -> Self {
         Self {
             id,
-            host,
-            local,
+            host: asker.place,
+            arrives_at: asker.at,
+            local: asker.local,
             partner: None,
             random,
             queued: false,
@@ -216,7 +221,12 @@ mod tests {
             server: endpoint(0),
             code,
         };
-        Session::new(id, Place::at(endpoint(number)), endpoint(number), false, now_ms)
+        let asker = Asker {
+            place: Place::at(endpoint(number)),
+            local: endpoint(number),
+            at: LoopId::new(0),
+        };
+        Session::new(id, &asker, false, now_ms)
     }
 
     #[test]
