@@ -245,7 +245,7 @@ impl EventLoop {
                 self.punch.handle_matchmaker(path, request, now_ms);
             }
             Dialect::Simple => {
-                let request = simple::parse(bytes).ok_or(Dropped::Malformed)?;
+                let request = simple::parse(bytes, self.datagrams.public_address(&path))?;
                 self.punch.handle_simple(path, request, now_ms);
             }
             Dialect::Natpunch => {
@@ -330,6 +330,16 @@ impl EventLoop {
         for reason in Dropped::ALL {
             let dropped = self.punch.counters().dropped[reason as usize];
             self.counters.set(dropped_metric(reason), dropped);
+        }
+        let census = self.punch.census();
+        for (metric, value) in [
+            (Metric::PunchSimpleSessions, census.simple_sessions),
+            (Metric::PunchNatpunchClients, census.natpunch_clients),
+            (Metric::PunchMatchmakerSessions, census.matchmaker_sessions),
+            (Metric::PunchNatpunchLobbies, census.natpunch_lobbies),
+            (Metric::PunchMatchmakerLobbies, census.matchmaker_lobbies),
+        ] {
+            self.counters.set(metric, value as u64);
         }
     }
 

@@ -154,6 +154,7 @@ impl World {
                     let link = self.links.entry((from, to.index())).or_default();
                     link.push_back((mail, droppable));
                 }
+                Output::Connection { .. } => panic!("{output:?}"),
                 Output::Datagram { path, event } => {
                     let Event::Natpunch(event) = event else {
                         panic!("{event:?}")

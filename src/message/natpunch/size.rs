@@ -23,7 +23,7 @@ impl Event {
             Self::Punch { public, local, .. } => (1, FLAG + ID + part(endpoint(*public)) + part(endpoint(*local))),
             Self::Update { lobby, change } => (2, LOBBY + part(lobby.len(true, endpoint)) + text(change.text().len())),
             Self::List { request_id, lobbies } => {
-                let lobbies = lobbies.iter().map(Listed::len).sum::<usize>();
+                let lobbies = lobbies.iter().map(Listed::added_len).sum::<usize>();
                 (2, FLAG + text(request_id.len()) + lobbies + text(TEXT_LISTED.len()))
             }
             Self::PeerLeft { .. } => (2, ID),
@@ -36,7 +36,7 @@ impl Event {
 
 impl Listed {
     /// Bytes that it adds to the body of [`Event::List`].
-    pub fn len(&self) -> usize {
+    pub fn added_len(&self) -> usize {
         part(self.lobby.len(self.with_members, endpoint))
     }
 }

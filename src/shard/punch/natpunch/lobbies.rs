@@ -225,7 +225,9 @@ impl Lobbies {
 
     /// Ends joins that took too long.
     pub(super) fn expire(&mut self, core: &mut Core) {
-        while let Some((_, lobby, client)) = self.due.pop_front_if(|(until_ms, ..)| *until_ms <= core.now_ms) {
+        while self.due.front().is_some_and(|(until_ms, ..)| *until_ms <= core.now_ms)
+            && let Some((_, lobby, client)) = self.due.pop_front()
+        {
             let Some(held) = self.lobbies.get_mut(&lobby) else {
                 continue;
             };
