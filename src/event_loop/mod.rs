@@ -9,6 +9,7 @@
 mod accepting;
 mod addresses;
 mod buffers;
+mod clock;
 mod closing;
 mod connection;
 pub mod datagrams;
@@ -39,7 +40,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use mio::event::Event;
@@ -58,6 +59,7 @@ use crate::shard::punch::{self, Punch};
 use crate::shard::{Mail, PeerKey, Permits, Shard, Target};
 
 use buffers::Pool;
+use clock::Clock;
 use connection::{Connection, Entrance};
 use datagrams::{DatagramSettings, Datagrams};
 use timers::Timers;
@@ -210,38 +212,6 @@ struct Listening {
     listener: TcpListener,
     entrance: Entrance,
     ready: bool,
-}
-
-/// The time, read once a turn.
-struct Clock {
-    /// Milliseconds of it are what `*_ms` fields hold.
-    started: Instant,
-    now: Instant,
-    now_ms: u64,
-    unix_ms: u64,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let now = Instant::now();
-        let mut clock = Self {
-            started: now,
-            now,
-            now_ms: 0,
-            unix_ms: 0,
-        };
-        clock.tick();
-        clock
-    }
-
-    fn tick(&mut self) {
-        self.now = Instant::now();
-        // Starts above zero, so that zero in a record is always in the past.
-        self.now_ms = 1 + self.now.duration_since(self.started).as_millis() as u64;
-        self.unix_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
-    }
 }
 
 /// Buffers that are used within one step and keep their capacity.
