@@ -4,11 +4,13 @@
 //! wins when a message has several.
 //! Never: keeps state, knows who is connected, or changes a payload that is forwarded: it travels as the bytes sent.
 
+mod ice;
 mod metadata;
 mod parse;
 mod render;
 mod request;
 
+pub use ice::{IceServers, Own, TurnSecret, push_ice_servers};
 pub use parse::{Incoming, Target, excluded, parse, parse_register};
 pub use render::{
     Forward, broadcast_len, forward_len, push_broadcast, push_error, push_event, push_forward, push_pong,
