@@ -82,6 +82,7 @@ metrics! {
     MessageRoomInfo = Counter "peer_server_messages_total" "type=\"room_info\"" "Messages from peers by type.",
     MessageKick = Counter "peer_server_messages_total" "type=\"kick\"" "Messages from peers by type.",
     MessageMetadata = Counter "peer_server_messages_total" "type=\"metadata\"" "Messages from peers by type.",
+    MessageIceServers = Counter "peer_server_messages_total" "type=\"ice_servers\"" "Messages from peers by type.",
     MessageRegister = Counter "peer_server_messages_total" "type=\"register\"" "Messages from peers by type.",
     MessageRefused = Counter "peer_server_messages_total" "type=\"other\"" "Messages from peers by type.",
     Deliveries = Counter "peer_server_deliveries_total" "" "Signals, relays and broadcasts queued for a receiver.",

@@ -21,7 +21,8 @@ use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, IceServer};
+use crate::dialect::peer::{IceServers, TurnSecret};
 use crate::event_loop::datagrams::DatagramSettings;
 use crate::event_loop::passage::Passages;
 use crate::event_loop::{AddressLimits, Delivery, Settings, Shared, tls};
@@ -366,6 +367,7 @@ fn settings(config: &Config, service: Service, loops: usize) -> Settings {
             stun_per_prefix_per_sec: config.stun_answers_per_prefix_per_sec,
             others_per_sec: config.punch_datagrams_per_sec,
         },
+        ice: ice_servers(config),
     }
 }
 
@@ -415,6 +417,23 @@ fn warn_of_public_address(config: &Config, datagram_addresses: &[SocketAddr]) {
              address that nobody outside can reach. Set public_ipv4 to the address that clients use"
         ),
     }
+}
+
+fn ice_servers(config: &Config) -> IceServers {
+    let mut servers = IceServers {
+        secret: TurnSecret::new(&config.turn_secret),
+        ttl_s: config.turn_ttl.as_secs(),
+        ..IceServers::default()
+    };
+    for server in &config.ice_servers {
+        match server {
+            // A client that is sent to a port where nobody answers waits for nothing.
+            IceServer::Auto => servers.own = config.udp_enabled && config.stun_enabled,
+            IceServer::Stun(url) => servers.stun.push(url.clone()),
+            IceServer::Turn(url) => servers.turn.push(url.clone()),
+        }
+    }
+    servers
 }
 
 fn limits(config: &Config, loops: usize) -> Limits {

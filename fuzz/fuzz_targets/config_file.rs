@@ -44,7 +44,8 @@ fuzz_target!(|text: &str| {
     assert_eq!(again.config, config);
     assert_eq!(again.config.to_json().to_string(), json);
     let shown = format!("{config:?}");
-    for secret in [&config.redis_password, &config.nats_password, &config.nats_token] {
+    let secrets = [&config.redis_password, &config.nats_password, &config.nats_token, &config.turn_secret];
+    for secret in secrets {
         // A short one may stand anywhere by chance.
         assert!(secret.len() < 12 || json.matches(&**secret).count() > 1 || !shown.contains(&**secret));
     }

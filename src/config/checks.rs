@@ -5,7 +5,7 @@
 
 use super::sources::Findings;
 use super::values::{BROKERS, name_of};
-use super::{BrokerType, Config};
+use super::{BrokerType, Config, IceServer};
 
 /// The brokers that this build can connect to.
 const BUILT: &[BrokerType] = &[BrokerType::Local];
@@ -44,6 +44,19 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         findings.warning(
             "pong_wait",
             "not longer than ping_interval: peers that are only listening will be closed",
+        );
+    }
+    if config.ice_servers.contains(&IceServer::Auto) && !(config.udp_enabled && config.stun_enabled) {
+        findings.warning(
+            "ice_servers",
+            "auto is left out while udp_enabled or stun_enabled is off",
+        );
+    }
+    // Browsers refuse a TURN server without a credential, and the whole list with it.
+    if config.turn_secret.is_empty() && config.ice_servers.iter().any(IceServer::is_turn) {
+        findings.warning(
+            "turn_secret",
+            "missing: clients get no credentials for the turn: and turns: URLs of ice_servers",
         );
     }
     if let Some(word) = unknown_level(&config.log_level) {

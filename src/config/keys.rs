@@ -4,9 +4,10 @@
 //! Never: parses a value (see `values`) or knows where one came from (see `sources`).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::values::Setting;
-use super::{Config, PRESENCE_WINDOW_MAX};
+use super::{Config, PRESENCE_WINDOW_MAX, TURN_TTL_MAX, TURN_TTL_MIN};
 
 /// One key of the configuration file.
 pub(super) struct Key {
@@ -71,7 +72,7 @@ pub(super) const KEYS: &[Key] = &[
     key_with("send_buffer_size", "PEER_SEND_BUFFER", |c| Setting::lenient(&mut c.send_buffer_size, 32, COUNT_MAX)),
     key("send_buffer_bytes", |c| Setting::integer(&mut c.send_buffer_bytes, 1, COUNT_MAX)),
     key("socket_send_bytes", |c| Setting::integer(&mut c.socket_send_bytes, 0, COUNT_MAX)),
-    key("presence_window", |c| Setting::ShortDuration(&mut c.presence_window, PRESENCE_WINDOW_MAX)),
+    key("presence_window", |c| Setting::BoundedDuration(&mut c.presence_window, Duration::ZERO, PRESENCE_WINDOW_MAX)),
     key("presence_window_from", |c| Setting::integer(&mut c.presence_window_from, 0, COUNT_MAX)),
     key("mail_bytes", |c| Setting::integer(&mut c.mail_bytes, 1, COUNT_MAX)),
     key("state_bytes_max", |c| Setting::integer(&mut c.state_bytes_max, 0, BYTES_MAX)),
@@ -116,6 +117,10 @@ pub(super) const KEYS: &[Key] = &[
     key("descriptor_tables", |c| Setting::DescriptorTables(&mut c.descriptor_tables)),
     key("allowed_origins", |c| Setting::Origins(&mut c.allowed_origins)),
     key("trusted_proxies", |c| Setting::Networks(&mut c.trusted_proxies)),
+    key("ice_servers", |c| Setting::IceServers(&mut c.ice_servers)),
+    key("turn_secret", |c| Setting::Text(&mut c.turn_secret)),
+    key("turn_secret_file", |c| Setting::File(&mut c.turn_secret_file)),
+    key("turn_ttl", |c| Setting::BoundedDuration(&mut c.turn_ttl, TURN_TTL_MIN, TURN_TTL_MAX)),
     key("drain_timeout", |c| Setting::Duration(&mut c.drain_timeout)),
     key("log_level", |c| Setting::LogLevel(&mut c.log_level)),
     key("log_format", |c| Setting::LogFormat(&mut c.log_format)),
@@ -137,6 +142,11 @@ pub(super) const SECRETS: &[SecretKey] = &[
         key: "nats_token",
         file_key: "nats_token_file",
         fields: |c| (&mut c.nats_token, &mut c.nats_token_file),
+    },
+    SecretKey {
+        key: "turn_secret",
+        file_key: "turn_secret_file",
+        fields: |c| (&mut c.turn_secret, &mut c.turn_secret_file),
     },
 ];
 

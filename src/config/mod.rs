@@ -7,6 +7,7 @@
 
 mod checks;
 mod durations;
+mod ice;
 mod keys;
 mod sources;
 #[cfg(test)]
@@ -21,8 +22,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+pub use ice::IceServer;
+
 /// The longest [`Config::presence_window`]: nobody should see late who is there.
 const PRESENCE_WINDOW_MAX: Duration = Duration::from_millis(100);
+/// The bounds of [`Config::turn_ttl`]: clients are told whole seconds, and TURN servers that keep the time in 32 bits see a
+/// year ahead without doubt.
+const TURN_TTL_MIN: Duration = Duration::from_secs(1);
+const TURN_TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// What a printed secret looks like.
 const MASK: &str = "***";
@@ -196,6 +203,14 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// Networks whose `X-Forwarded-For` is believed, host bits cleared; empty = none.
     pub trusted_proxies: Vec<IpNet>,
+    /// What clients are told to gather WebRTC candidates with; empty = nothing.
+    pub ice_servers: Vec<IceServer>,
+    /// What the TURN servers among them make credentials from, empty for none. A secret.
+    pub turn_secret: String,
+    /// Where `turn_secret` was read from, if from a file.
+    pub turn_secret_file: Option<PathBuf>,
+    /// How long a TURN credential lasts. A second to a year; what is beyond the whole second counts for nothing.
+    pub turn_ttl: Duration,
     /// How long a stopping server waits for its connections. May be zero.
     pub drain_timeout: Duration,
     /// What is logged: a valid directive of tracing's `EnvFilter`.
@@ -434,6 +449,10 @@ impl Default for Config {
             descriptor_tables: DescriptorTables::Auto,
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            ice_servers: Vec::new(),
+            turn_secret: String::new(),
+            turn_secret_file: None,
+            turn_ttl: Duration::from_secs(86_400),
             drain_timeout: Duration::from_secs(5),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,

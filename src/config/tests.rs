@@ -68,6 +68,8 @@ fn other_values(files: &Files) -> Map<String, Value> {
             ("ping_interval", _) => json!("1500ms"),
             ("allowed_origins", _) => json!(["https://a.example", "null"]),
             ("trusted_proxies", _) => json!(["10.0.0.0/8", "fd00::1/128"]),
+            ("turn_ttl", _) => json!("90s"),
+            ("ice_servers", _) => json!(["stun:a.example", "turns:b.example:443?transport=tcp"]),
             ("log_level", _) => json!("warn,peer_server=trace"),
             ("log_format", _) => json!("json"),
             ("descriptor_tables", _) => json!("per_loop"),
@@ -77,8 +79,8 @@ fn other_values(files: &Files) -> Map<String, Value> {
             ("public_ipv6", _) => json!("2001:db8::1"),
             ("share_local", _) => json!("never"),
             // Of a secret and its file only one may be given; each way is used by some key.
-            ("redis_password" | "nats_token", _) => json!(""),
-            ("redis_password_file" | "nats_token_file", _) => json!(secret),
+            ("redis_password" | "nats_token" | "turn_secret", _) => json!(""),
+            ("redis_password_file" | "nats_token_file" | "turn_secret_file", _) => json!(secret),
             ("nats_password_file", _) => json!(""),
             (_, Value::Bool(switch)) => json!(!switch),
             (_, Value::Number(number)) => json!(number.as_i64().unwrap() + 1),
@@ -120,7 +122,7 @@ fn every_key_makes_the_round_trip_through_a_file() {
     for key in KEYS {
         let changeable = !matches!(
             key.name,
-            "broker_type" | "redis_password" | "nats_token" | "nats_password_file"
+            "broker_type" | "redis_password" | "nats_token" | "turn_secret" | "nats_password_file"
         );
         assert_eq!(default[key.name] != json[key.name], changeable, "{}", key.name);
     }
@@ -181,7 +183,8 @@ fn a_name_of_its_own_beats_the_general_one_and_empty_counts_as_unset() {
 fn all_faults_are_told_at_once_each_with_its_key() {
     let file = r#"{"port":70000,"max_peers":"many","ping_interval":"soon","shard_count":63,"tls_cert":"c",
                    "broker_type":"kafka","allowed_origins":["*"],"trusted_proxies":"10.0.0.0/8","pin_cores":1,
-                   "pong_wait":0,"nats_token_file":"/nonexistent/token","log_format":"xml","redis_db":-1}"#;
+                   "pong_wait":0,"nats_token_file":"/nonexistent/token","log_format":"xml","redis_db":-1,
+                   "ice_servers":["stun:a","stun:b?transport=udp"],"turn_secret_file":"/nonexistent","turn_ttl":0}"#;
     let errors = load_with(Some(file), &[("PEER_HOST", "example.org")]).unwrap_err();
     for key in [
         "port",
@@ -197,6 +200,9 @@ fn all_faults_are_told_at_once_each_with_its_key() {
         "nats_token_file",
         "log_format",
         "redis_db",
+        "ice_servers",
+        "turn_secret_file",
+        "turn_ttl",
         "host",
     ] {
         let naming: Vec<_> = errors
@@ -205,7 +211,7 @@ fn all_faults_are_told_at_once_each_with_its_key() {
             .collect();
         assert_eq!(naming.len(), 1, "{key}: {errors:?}");
     }
-    assert_eq!(errors.len(), 14, "{errors:?}");
+    assert_eq!(errors.len(), 17, "{errors:?}");
 }
 
 #[test]
@@ -376,6 +382,54 @@ fn the_presence_window_is_at_most_a_tenth_of_a_second() {
 }
 
 #[test]
+fn ice_servers_are_urls_or_our_own_port() {
+    let servers = |value: &str| loaded(&format!("{{\"ice_servers\":{value}}}"), &[]).ice_servers;
+    assert_eq!(servers("\"auto\""), [IceServer::Auto]);
+    let both = [IceServer::Stun("stun:a.example".to_owned()), IceServer::Auto];
+    assert_eq!(servers(r#"["stun:A.example", "auto", "stun:a.example"]"#), both);
+    let config = loaded("{}", &[("PEER_ICE_SERVERS", "stun:a.example, auto")]);
+    assert_eq!(config.ice_servers, both);
+    assert_eq!(config.to_json()["ice_servers"], json!(["stun:a.example", "auto"]));
+    for (value, why) in [
+        ("\"stun:a.example\"", "must be a list of strings, not a string"),
+        ("[\"example.org\"]", "begins with stun:"),
+        ("[[]]", "must be a string, not a list"),
+    ] {
+        let error = one_error(&format!("{{\"ice_servers\":{value}}}"), &[]);
+        assert!(error.starts_with("ice_servers: ") && error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn our_own_port_without_anybody_there_is_told() {
+    for switch in ["udp_enabled", "stun_enabled"] {
+        let file = json!({ "ice_servers": "auto", switch: false }).to_string();
+        assert!(one_warning(&file, &[]).starts_with("ice_servers: auto is left out"));
+        loaded(
+            &json!({ "ice_servers": ["stun:a.example"], switch: false }).to_string(),
+            &[],
+        );
+    }
+}
+
+#[test]
+fn a_turn_server_without_a_secret_is_told() {
+    let file = r#"{"ice_servers":["turn:a.example"]}"#;
+    assert!(one_warning(file, &[]).starts_with("turn_secret: missing"));
+    assert_eq!(loaded(file, &[("PEER_TURN_SECRET", "x")]).turn_secret, "x");
+}
+
+#[test]
+fn a_turn_credential_lasts_a_second_to_a_year() {
+    let ttl = |value: &str| loaded("{}", &[("PEER_TURN_TTL", value)]).turn_ttl;
+    assert_eq!((ttl("1s"), ttl("8760h")), (TURN_TTL_MIN, TURN_TTL_MAX));
+    for value in ["999ms", "8761h", "-1s"] {
+        let error = one_error("{}", &[("PEER_TURN_TTL", value)]);
+        assert!(error.contains("is out of range (1s to 31536000s)"), "{error}");
+    }
+}
+
+#[test]
 fn a_burst_of_nothing_needs_an_unlimited_rate() {
     let config = loaded(r#"{"rate_limit_per_sec":-1,"rate_limit_burst":0}"#, &[]);
     assert_eq!((config.rate_limit_per_sec, config.rate_limit_burst), (0, 0));
@@ -464,7 +518,7 @@ fn no_secret_is_printed() {
     let files = Files::new();
     let file = json!({
         "redis_password": "s3cret", "nats_password": "s3cret", "nats_token_file": files.write("p", "s3cret"),
-        "nats_url": "nats://u:s3cret,x@y@h1:4222", "redis_addr": "s3cret@h2:6379",
+        "nats_url": "nats://u:s3cret,x@y@h1:4222", "redis_addr": "s3cret@h2:6379", "turn_secret": "s3cret",
     });
     let config = loaded(&file.to_string(), &[]);
     let masked = config.to_json_masked();

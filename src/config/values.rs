@@ -12,6 +12,7 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::durations::{self, DurationError};
+use super::ice::{self, IceServer};
 use super::{BrokerType, DescriptorTables, LogFormat, ShareLocal};
 
 /// A value as it was written.
@@ -51,8 +52,8 @@ pub(super) enum Setting<'a> {
     PowerOfTwo(&'a mut u32),
     PositiveDuration(&'a mut Duration),
     Duration(&'a mut Duration),
-    /// With the longest that is allowed.
-    ShortDuration(&'a mut Duration, Duration),
+    /// With the shortest and the longest that are allowed.
+    BoundedDuration(&'a mut Duration, Duration, Duration),
     Boolean(&'a mut bool),
     Text(&'a mut String),
     File(&'a mut Option<PathBuf>),
@@ -60,6 +61,7 @@ pub(super) enum Setting<'a> {
     Broker(&'a mut BrokerType),
     Origins(&'a mut Vec<String>),
     Networks(&'a mut Vec<IpNet>),
+    IceServers(&'a mut Vec<IceServer>),
     LogLevel(&'a mut String),
     LogFormat(&'a mut LogFormat),
     /// One of the arrangements of descriptor tables.
@@ -115,8 +117,8 @@ impl<'a> Setting<'a> {
             }
             Self::PositiveDuration(field) => *field = duration(raw, 1, &range)?,
             Self::Duration(field) => *field = duration(raw, 0, &range)?,
-            Self::ShortDuration(field, max) => {
-                *field = duration(raw, 0, &range).and_then(|value| match value <= max {
+            Self::BoundedDuration(field, min, max) => {
+                *field = duration(raw, 0, &range).and_then(|value| match (min..=max).contains(&value) {
                     true => Ok(value),
                     false => Err(out_of_range(durations::format(value), &range)),
                 })?;
@@ -128,6 +130,12 @@ impl<'a> Setting<'a> {
             Self::Broker(field) => *field = one_of(text(raw)?, BROKERS, &range)?,
             Self::Origins(field) => *field = list(raw, origin)?,
             Self::Networks(field) => *field = list(raw, network)?,
+            Self::IceServers(field) => {
+                *field = match raw {
+                    Raw::Json(Value::String(word)) if word == ice::AUTO => vec![IceServer::Auto],
+                    _ => list(raw, |text| ice::parse(text).map_err(Problem::Refused))?,
+                }
+            }
             Self::LogLevel(field) => *field = log_level(text(raw)?)?,
             Self::LogFormat(field) => *field = one_of(text(raw)?, LOG_FORMATS, &range)?,
             Self::DescriptorTables(field) => *field = one_of(text(raw)?, DESCRIPTOR_TABLES, &range)?,
@@ -144,7 +152,7 @@ impl<'a> Setting<'a> {
         match self {
             Self::Integer { field, .. } => field.value().into(),
             Self::PowerOfTwo(field) => (**field).into(),
-            Self::PositiveDuration(field) | Self::Duration(field) | Self::ShortDuration(field, _) => {
+            Self::PositiveDuration(field) | Self::Duration(field) | Self::BoundedDuration(field, _, _) => {
                 durations::format(**field).into()
             }
             Self::Boolean(field) => (**field).into(),
@@ -157,6 +165,7 @@ impl<'a> Setting<'a> {
             Self::Broker(field) => name_of(*field, BROKERS).into(),
             Self::Origins(field) => field.as_slice().into(),
             Self::Networks(field) => field.iter().map(IpNet::to_string).collect::<Vec<_>>().into(),
+            Self::IceServers(field) => field.iter().map(IceServer::text).collect::<Vec<_>>().into(),
             Self::LogFormat(field) => name_of(*field, LOG_FORMATS).into(),
             Self::DescriptorTables(field) => name_of(*field, DESCRIPTOR_TABLES).into(),
             Self::Ports(field) => field.as_slice().into(),
@@ -178,7 +187,8 @@ impl<'a> Setting<'a> {
             Self::PowerOfTwo(_) => format!("a power of two, 1 to {POWER_MAX}"),
             Self::PositiveDuration(_) => "more than 0".into(),
             Self::Duration(_) => "0 or more".into(),
-            Self::ShortDuration(_, max) => format!("0 to {}", durations::format(*max)),
+            Self::BoundedDuration(_, Duration::ZERO, max) => format!("0 to {}", durations::format(*max)),
+            Self::BoundedDuration(_, min, max) => format!("{} to {}", durations::format(*min), durations::format(*max)),
             Self::Boolean(_) => "true or false".into(),
             Self::Text(_) => "any text".into(),
             Self::File(_) => "a path, or empty".into(),
@@ -186,6 +196,7 @@ impl<'a> Setting<'a> {
             Self::Broker(_) => names(BROKERS),
             Self::Origins(_) => "scheme://host[:port], or null".into(),
             Self::Networks(_) => "networks or IP addresses".into(),
+            Self::IceServers(_) => "auto, or URLs of STUN and TURN".into(),
             Self::LogLevel(_) => "a level or filter directives".into(),
             Self::LogFormat(_) => names(LOG_FORMATS),
             Self::DescriptorTables(_) => names(DESCRIPTOR_TABLES),

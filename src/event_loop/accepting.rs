@@ -138,6 +138,7 @@ impl EventLoop {
         if let Some(answer) = self.upgrades.remove(&slot) {
             self.pool.put(answer);
         }
+        self.hosts.set(slot, None);
         if connection.address_counted {
             self.address_changed(connection.address, true, !connection.address_registered);
         }

@@ -171,6 +171,18 @@ impl Datagrams {
         Some(SocketAddrV4::new(ip, port))
     }
 
+    /// The port at which clients reach our STUN, if it is served.
+    pub(super) fn stun_port(&self) -> Option<u16> {
+        let first = self
+            .sockets
+            .first()
+            .filter(|_| self.settings.enabled[Dialect::Stun as usize])?;
+        Some(match self.settings.public_port {
+            0 => first.port(),
+            port => port,
+        })
+    }
+
     /// The prefix that shares a rate: an IPv4 /24, an IPv6 /56.
     fn prefix(ip: IpAddr) -> u128 {
         match ip {

@@ -17,7 +17,7 @@ use crate::message::{CLOSE_TRY_AGAIN, Event, Refusal};
 use crate::metrics::Metric;
 use crate::shard::{Held, HeldKind, Output};
 
-const TEXT: OpCode = OpCode::Data(Data::Text);
+pub(super) const TEXT: OpCode = OpCode::Data(Data::Text);
 
 impl EventLoop {
     /// Does what the shard says, and tells it of the connections that ended on the way, until there is nothing left.

@@ -288,6 +288,7 @@ impl EventLoop {
         if let Some(address) = forwarded {
             connection.address = address;
         }
+        self.note_host(slot, &head.headers);
         // Kept aside until the home of the address agrees.
         let mut answer = self.pool.take();
         http::push_switching_protocols(&mut answer, key, extensions);

@@ -17,6 +17,7 @@ mod deliver;
 mod drain;
 mod frames;
 mod http;
+mod ice;
 mod keepalive;
 pub mod listener;
 mod lobby;
@@ -52,6 +53,7 @@ use slab::Slab;
 pub use addresses::AddressLimits;
 
 use crate::codec::deflate::{Deflater, Inflater};
+use crate::dialect::peer::IceServers;
 use crate::ids::{ConnId, LoopId};
 use crate::mailbox::Mailbox;
 use crate::metrics::{Board, Counters, Metric};
@@ -150,6 +152,8 @@ pub struct Settings {
     pub addresses: AddressLimits,
     /// What is served over datagrams.
     pub datagrams: DatagramSettings,
+    /// What peers are told to gather WebRTC candidates with.
+    pub ice: IceServers,
 }
 
 /// What all loops share.
@@ -280,6 +284,7 @@ pub struct EventLoop {
     stats: stats::Gather,
     /// Answers to upgrades that wait for the home of their address.
     upgrades: BTreeMap<usize, Vec<u8>>,
+    hosts: ice::Hosts,
     drain: Option<drain::Drain>,
     counters: Counters,
     /// What the shard had counted when that was last added to them.
@@ -371,6 +376,7 @@ impl EventLoop {
             scratch,
             stats: stats::Gather::default(),
             upgrades: BTreeMap::new(),
+            hosts: ice::Hosts::default(),
             drain: None,
             counters: Counters::default(),
             shard_counted: crate::shard::Counters::default(),

@@ -1,8 +1,9 @@
 //! Moving a connection to the home loop of its key, once, at registration.
 //!
 //! Owns: what travels with it: the stream with its TLS session, unsent output and unread input in plain vectors (blocks stay
-//! with their pool), the registration, what was negotiated, the client's address. Between loops that have descriptor tables
-//! of their own the socket takes the passage, and stays where it is, counted and timed, until the passage has room.
+//! with their pool), the registration, what was negotiated, the client's address and the name that it came by. Between loops
+//! that have descriptor tables of their own the socket takes the passage, and stays where it is, counted and timed, until the
+//! passage has room.
 //! Never: moves a registered peer, or lets a descriptor be closed in another table than its own.
 
 use std::net::IpAddr;
@@ -43,6 +44,8 @@ pub struct Moving {
     ending: bool,
     address: IpAddr,
     address_counted: bool,
+    /// See `ice`.
+    host: Option<Box<str>>,
 }
 
 /// How a socket travels.
@@ -197,6 +200,7 @@ impl EventLoop {
             ending,
             address,
             address_counted,
+            host: self.hosts.take(slot),
         };
         self.counters.count(Metric::Moved);
         self.mailbox.control(home, Delivery::Adopt(Box::new(moving)));
@@ -215,6 +219,7 @@ impl EventLoop {
             ending,
             address,
             address_counted,
+            host,
         } = moving;
         let stream = match socket {
             Socket::InMail(stream) => Some(stream),
@@ -234,6 +239,7 @@ impl EventLoop {
             }
             return;
         };
+        self.hosts.set(slot, host);
         if !unsent.is_empty() {
             self.append(slot, unsent.len(), |out| out.extend_from_slice(&unsent));
         }

@@ -70,6 +70,10 @@ impl EventLoop {
                 self.counters.count(Metric::MessagePing);
                 self.tell(slot, peer::push_pong);
             }
+            Ok(Incoming::IceServers) => {
+                self.counters.count(Metric::MessageIceServers);
+                self.tell_ice_servers(slot, from);
+            }
             Ok(Incoming::Direct {
                 kind,
                 to,

@@ -25,6 +25,8 @@ pub enum Target<'a> {
 pub enum Incoming<'a> {
     /// Answered with a pong.
     Ping,
+    /// Answered with what to gather WebRTC candidates with.
+    IceServers,
     /// To one peer.
     Direct {
         /// Signal or relay.
@@ -78,6 +80,7 @@ fn parse_as<'a>(name: &str, envelope: &Envelope<'a>, scratch: &'a mut Vec<u8>) -
         "relay" => direct(DirectKind::Relay, envelope),
         "broadcast" => broadcast(envelope.payload.ok_or(Refusal::InvalidBroadcast)?),
         "ping" => Ok(Incoming::Ping),
+        "ice_servers" => Ok(Incoming::IceServers),
         other => request::read(other, envelope.payload, scratch).map(Incoming::Request),
     }
 }
@@ -236,6 +239,19 @@ mod tests {
         ];
         for text in texts {
             assert!(matches!(parse(text, &mut Vec::new()), Ok(Incoming::Ping)), "{text}");
+        }
+    }
+
+    #[test]
+    fn ice_servers_are_asked_for_whatever_comes_along() {
+        for text in [
+            r#"{"type":"ice_servers"}"#,
+            r#"{"payload":"x","to":"me","type":"ice\u005fservers"}"#,
+        ] {
+            assert!(
+                matches!(parse(text, &mut Vec::new()), Ok(Incoming::IceServers)),
+                "{text}"
+            );
         }
     }
 
