@@ -33,6 +33,17 @@ const BROWSER_FLAGS = [
   // No name resolves, so that a page can reach this machine only.
   '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
 ];
+// No TURN server is there: pages construct connections with it and gather nothing.
+export const ICE = {
+  ice_servers: [
+    'auto',
+    'stun:[2001:db8::1]',
+    'stuns:stun.example:5349',
+    'turn:127.0.0.1:9?transport=udp',
+    'turns:turn.example:443?transport=tcp',
+  ],
+  turn_secret: 'north',
+};
 const PAGES = {
   '/signalling.html': 'text/html',
   '/matchmaking.html': 'text/html',
@@ -56,7 +67,7 @@ export async function startServer() {
   cleanups.push(() => rmSync(folder, { recursive: true, force: true }));
   const config = path.join(folder, 'config.json');
   // Two loops, so that pages meet across loops on a machine with one core too.
-  const settings = { host: '127.0.0.1', port: 0, metrics_enabled: false, loops: 2, drain_timeout: '2s' };
+  const settings = { host: '127.0.0.1', port: 0, metrics_enabled: false, loops: 2, drain_timeout: '2s', ...ICE };
   writeFileSync(config, JSON.stringify(settings));
   const child = spawn(serverBinary(), ['-config', config], {
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -1,10 +1,10 @@
 // What is tested in the browser: each test gets `peer(PAGE)`, which opens a page in a browser context of its own, as a
 // visitor of its own would, and `server`, the running server. They run in this order; the last one stops the server.
 import assert from 'node:assert/strict';
-import { createHash, randomUUID } from 'node:crypto';
+import { createHash, createHmac, randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { EXIT_TIMEOUT_MS, ROOT, within } from './harness.mjs';
+import { EXIT_TIMEOUT_MS, ICE, ROOT, within } from './harness.mjs';
 
 export const tests = {
   async 'two pages open a data channel and talk both ways'({ peer, server }) {
@@ -53,6 +53,36 @@ export const tests = {
     assert.deepEqual(refused.payload, { code: 403, message: 'no shared namespace' });
     await a.evaluate(() => app.client.ping());
     assert.deepEqual(await a.evaluate(() => app.client.received.filter(({ type }) => type === 'signal')), []);
+  },
+
+  async 'a browser takes the ICE servers that the server tells'({ peer, server }) {
+    const page = await peer('rooms');
+    const me = await page.evaluate((args) => app.register(...args), [server.url, unique('key')]);
+    const [payload, taken] = await page.evaluate(async () => {
+      const payload = await app.client.iceServers();
+      const connection = new RTCPeerConnection({ iceServers: payload.ice_servers });
+      const taken = connection.getConfiguration().iceServers;
+      connection.close();
+      return [payload, taken];
+    });
+    const { port } = new URL(server.url);
+    const [auto, ...urls] = ICE.ice_servers;
+    assert.equal(auto, 'auto');
+    const [expiry] = payload.ice_servers[1].username.split(':');
+    const username = `${expiry}:${me.fingerprint}`;
+    const credential = createHmac('sha1', ICE.turn_secret).update(username).digest('base64');
+    assert.deepEqual(payload, {
+      ice_servers: [
+        { urls: [`stun:127.0.0.1:${port}`, ...urls.slice(0, 2)] },
+        { urls: urls.slice(2), username, credential },
+      ],
+      ttl: 86_400,
+    });
+    assert.ok(Math.abs(expiry - payload.ttl - Date.now() / 1000) < 60, `expiry ${expiry}`);
+    assert.deepEqual(
+      taken.map(({ urls, username = '', credential = '' }) => ({ urls, username, credential })),
+      payload.ice_servers.map(({ urls, username = '', credential = '' }) => ({ urls, username, credential })),
+    );
   },
 
   async 'two players with equal criteria are matched and greet each other'({ peer, server }) {

@@ -12,6 +12,7 @@ mod compression;
 mod drain;
 mod handshake;
 mod http;
+mod ice;
 mod leaks;
 mod limits;
 mod lobby;

@@ -128,6 +128,13 @@ export class PeerClient {
     this.send({ type: 'metadata', payload: meta });
   }
 
+  /** Resolves with `{ ice_servers, ttl }`; the first is what RTCPeerConnection takes as `iceServers`. */
+  async iceServers() {
+    const answer = this.#answer((message) => message.type === 'ice_servers');
+    this.send({ type: 'ice_servers' });
+    return (await answer).payload;
+  }
+
   /** Resolves with the next `pong`: everything that the server sent before it has then been received. */
   ping() {
     const answer = this.#answer((message) => message.type === 'pong');
