@@ -9,8 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use peer_server::codec::json_stream::Scan;
 use peer_server::dialect::{demultiplexer, matchmaker};
 use peer_server::ids::{ConnId, Homes, LoopId};
@@ -38,7 +37,7 @@ fn unhex(text: &Value) -> Vec<u8> {
 /// The JSON in a base64 field of a JSON object.
 fn inner(object: &Value, field: &str) -> Option<Value> {
     let data = object[field].as_str().filter(|data| !data.is_empty())?;
-    Some(serde_json::from_slice(&STANDARD.decode(data).unwrap()).unwrap())
+    Some(serde_json::from_slice(&BASE64.decode(data.as_bytes()).unwrap()).unwrap())
 }
 
 /// Loops with their mail, and what left them.
@@ -163,7 +162,7 @@ impl Replay {
         };
         self.substitute(&mut data);
         change(&mut data);
-        object[field] = STANDARD.encode(data.to_string()).into();
+        object[field] = BASE64.encode(data.to_string().as_bytes()).into();
         object.to_string().into_bytes()
     }
 

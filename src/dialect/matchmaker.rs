@@ -11,8 +11,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::net::SocketAddr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_encoding::BASE64;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -50,7 +49,7 @@ pub struct NotJson;
 
 /// The code and the session in a request's body.
 fn body_fields(body: &RawValue) -> Option<[Cow<'_, str>; 2]> {
-    let body = STANDARD.decode(&*text_of(body)?).ok()?;
+    let body = BASE64.decode(text_of(body)?.as_bytes()).ok()?;
     let [code, session] = fields(&body, ["LobbyCode", "SessionID"])?;
     let owned = |field: Option<&RawValue>| match field {
         None => Some(Cow::Borrowed("")),
@@ -110,7 +109,8 @@ fn sequence_of(number: i64) -> Option<u16> {
 }
 
 fn decode<'a>(data: &str, space: &'a mut [u8; DATA_MAX]) -> Option<&'a [u8]> {
-    let len = STANDARD.decode_slice(data, space).ok()?;
+    let space = space.get_mut(..BASE64.decode_len(data.len()).ok()?)?;
+    let len = BASE64.decode_mut(data.as_bytes(), space).ok()?;
     space.get(..len)
 }
 
@@ -143,7 +143,7 @@ fn push_datagram(out: &mut Vec<u8>, sequence: u16, kind: u8, data: &[u8]) {
     out.extend_from_slice(&[0; 3]);
     let written = write!(out, "{{\"Type\":{kind},\"Data\":\"");
     debug_assert!(written.is_ok(), "memory takes everything");
-    out.extend_from_slice(STANDARD.encode(data).as_bytes());
+    out.extend_from_slice(BASE64.encode(data).as_bytes());
     out.extend_from_slice(b"\"}");
     let len = (out.len() - start - HEADER_LEN) as i16;
     debug_assert!(out.len() - start <= DATAGRAM_MAX, "the state tells no more than fits");
@@ -210,7 +210,7 @@ mod tests {
     const SESSION: &str = "bd0ad2fc-6807-481e-badc-7a234d196301";
 
     fn ask(kind: i64, body: &str) -> Ask {
-        let body = STANDARD.encode(body);
+        let body = BASE64.encode(body.as_bytes());
         parse_ask(format!("{{\"Type\":{kind},\"Body\":\"{body}\"}}").as_bytes()).unwrap()
     }
 
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_datagram_is_read_only_if_every_rule_holds() {
-        let data = STANDARD.encode(format!("{{\"SessionID\":\"{SESSION}\"}}"));
+        let data = BASE64.encode(format!("{{\"SessionID\":\"{SESSION}\"}}").as_bytes());
         let payload = format!("{{\"Type\":1,\"Data\":\"{data}\"}}");
         let session = SessionId::parse(SESSION).unwrap();
         let good = datagram(1, &payload);
@@ -352,7 +352,7 @@ mod tests {
         );
         let long = |len: usize| {
             let blanks = " ".repeat(len / 4 * 3 - SESSION.len() - 16);
-            let data = STANDARD.encode(format!("{{\"SessionID\":\"{SESSION}\"{blanks}}}"));
+            let data = BASE64.encode(format!("{{\"SessionID\":\"{SESSION}\"{blanks}}}").as_bytes());
             assert_eq!(data.len(), len);
             parse(&datagram(1, &format!("{{\"Type\":1,\"Data\":\"{data}\"}}")))
         };
@@ -377,7 +377,7 @@ mod tests {
         let bytes = told(&Event::Endpoints { sequence: 3, peers });
         assert_eq!(bytes[..4], [3, 0, 0, 0]);
         let [data] = fields(&bytes[7..], ["Data"]).unwrap();
-        let data = STANDARD.decode(&*text_of(data.unwrap()).unwrap()).unwrap();
+        let data = BASE64.decode(text_of(data.unwrap()).unwrap().as_bytes()).unwrap();
         assert_eq!(data, b"{\"PeerUDPEndpoints\":[\"127.0.0.1:1\",\"[2001:db8::1]:2\"]}");
     }
 
