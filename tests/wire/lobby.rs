@@ -14,8 +14,7 @@ const LOBBY_CONNECTIONS: &str = "peer_server_connections{state=\"lobby\"}";
 const NEW_CLIENT: &[u8] = b"{\"Type\":0,\"Body\":null}\n";
 
 fn base64(text: &str) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(text)
+    data_encoding::BASE64.encode(text.as_bytes())
 }
 
 fn request(kind: u32, body: &Value) -> Vec<u8> {
@@ -63,8 +62,7 @@ fn receive(socket: &UdpSocket) -> (u64, Value) {
     let count = socket.recv(&mut bytes).expect("a datagram in time");
     let payload: Value = serde_json::from_slice(&bytes[7..count]).unwrap();
     let data = payload["Data"].as_str().unwrap();
-    use base64::Engine as _;
-    let data = base64::engine::general_purpose::STANDARD.decode(data).unwrap();
+    let data = data_encoding::BASE64.decode(data.as_bytes()).unwrap();
     (
         payload["Type"].as_u64().unwrap(),
         serde_json::from_slice(&data).unwrap_or_default(),
