@@ -89,8 +89,9 @@ impl World {
                     Told::Closed => panic!("closed"),
                 },
                 Output::Datagram { path, event } => {
+                    #[allow(irrefutable_let_patterns, reason = "dialects without events of their own")]
                     let Event::Matchmaker(event) = event else {
-                        panic!("{event:?}")
+                        panic!("{event:?}");
                     };
                     let mut bytes = Vec::new();
                     matchmaker::push(&mut bytes, &event, UNIX_MS);

@@ -186,8 +186,8 @@ impl EventLoop {
         };
         connection.ready = false;
         match connection.phase {
-            // An HTTP client may send FIN after its request and wait for the answer.
-            Phase::Head if !connection.out.is_empty() => self.close_after_flush(slot),
+            // A client may send FIN after its request and wait for the answer.
+            Phase::Head | Phase::Lobby(_) if !connection.out.is_empty() => self.close_after_flush(slot),
             Phase::Awaiting => connection.ready = true,
             _ => self.lose(slot),
         }

@@ -223,10 +223,7 @@ fn a_head_beyond_16_kib_is_answered_431() {
 fn what_is_not_http_is_answered_400() {
     let server = serve(json!({ "loops": 1 }));
     let garbage: &[&[u8]] = &[
-        b"\0",
-        b"\r\n\r\n",
         b"hello there\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET /health\r\n\r\n",
         b"GET /health HTTP/1.1\nHost: a\n\n",
         b"GET /health HTTP/1.1\r\n\r\n",
@@ -238,8 +235,7 @@ fn what_is_not_http_is_answered_400() {
         b"POST /health HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST /health HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
         b"GET /ws HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n",
-        b"{\"type\":\"register\"}\r\n\r\n",
-        b"\x81\x85abcdhello\r\n\r\n",
+        b" GET /health HTTP/1.1\r\nHost: a\r\n\r\n",
     ];
     for bytes in garbage {
         let mut raw = Raw::open(server.addr());
@@ -256,6 +252,22 @@ fn what_is_not_http_is_answered_400() {
     let mut raw = Raw::open(server.addr());
     raw.send(b"GET /livez HTTP/2.0\r\nHost: a\r\n\r\n");
     assert!(raw.head().starts_with("HTTP/1.1 505 "));
+}
+
+#[test]
+fn what_begins_like_nothing_that_is_spoken_here_is_closed() {
+    let server = serve(json!({ "loops": 1 }));
+    let garbage: &[&[u8]] = &[
+        b"\0",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\x81\x85abcdhello\r\n\r\n",
+        b"[1]\r\n\r\n",
+    ];
+    for bytes in garbage {
+        let mut raw = Raw::open(server.addr());
+        raw.send(bytes);
+        assert_eq!(raw.rest(STATE_WITHIN), (Vec::new(), End::Eof), "{bytes:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The lobby dialect on the peers' port: what a connection's first bytes make of it, and what it may do then.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -117,7 +118,9 @@ fn two_clients_meet() {
 
 #[test]
 fn requests_are_answered_one_by_one_however_they_are_cut() {
-    let server = serve(json!({ "loops": 4 }));
+    let server = serve(json!({
+        "loops": 4, "punch_sessions_per_ip": 0, "punch_matchmaker_connections_per_ip": 0
+    }));
     let stream = [
         b" \r\n{\"Type\":9}",
         NEW_CLIENT,
@@ -158,19 +161,40 @@ fn requests_are_answered_one_by_one_however_they_are_cut() {
 #[test]
 fn answers_that_are_not_read_hold_up_only_their_own_client() {
     let server = serve(json!({ "loops": 1 }));
-    let mut raw = Raw::open(server.addr());
-    let many = 200_000;
-    std::thread::scope(|scope| {
-        let (address, raw) = (server.addr(), &mut raw);
-        let mut peer = Peer::register(address, "bystander");
-        raw.send(b"{\"Type\":9}");
-        let wire = &raw.wire;
-        scope.spawn(move || wire.write_all(&b"{\"Type\":9}".repeat(many - 1)).unwrap());
-        wait_for_metric(&server, "peer_server_connections_paused", 1);
-        peer.round_trip();
-    });
-    for _ in 0..many {
-        assert_eq!(line(&mut raw), json!("unknown request type"));
+    let mut peer = Peer::register(server.addr(), "bystander");
+    let stream = TcpStream::connect(server.addr()).unwrap();
+    stream.set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
+    let (mut writer, many) = (stream.try_clone().unwrap(), 300_000);
+    let writer = std::thread::spawn(move || writer.write_all(&b"{\"Type\":9}".repeat(many)).unwrap());
+    wait_for_metric(&server, "peer_server_connections_paused", 1);
+    peer.round_trip();
+    let lines = BufReader::new(&stream).lines().take(many);
+    assert_eq!(
+        lines
+            .filter(|line| line.as_ref().unwrap() == "\"unknown request type\"")
+            .count(),
+        many
+    );
+    writer.join().unwrap();
+    wait_for_metric(&server, "peer_server_connections_paused", 0);
+}
+
+#[test]
+fn a_client_that_ends_its_direction_after_a_request_still_gets_the_answer() {
+    for loops in [1, 4] {
+        let server = serve(json!({ "loops": loops }));
+        for _ in 0..8 {
+            let mut stream = TcpStream::connect(server.addr()).unwrap();
+            stream.set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
+            stream.write_all(NEW_CLIENT).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(
+                answer.starts_with("{\"SessionID\":") && answer.ends_with("}\n"),
+                "{answer}"
+            );
+        }
     }
 }
 
