@@ -12,45 +12,12 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use super::deadlines::Deadlines;
-use super::{Core, Homes, sessions};
+use super::mail::{ToEndpoint, ToSession};
+use super::{Core, Homes};
 use crate::ids::LoopId;
 use crate::message::matchmaker::{Event, Request, SessionId};
 use crate::message::punch::{Dropped, Path};
 use crate::shard::punch;
-
-/// What it is told.
-#[derive(Debug)]
-pub enum Mail {
-    /// A claim is believed: the address is this session's. What made it is acknowledged.
-    Bind {
-        /// The address.
-        path: Path,
-        /// Whose.
-        session: SessionId,
-        /// Where that is.
-        home: LoopId,
-        /// The claim's sequence number.
-        sequence: u16,
-    },
-    /// It no longer is.
-    Unbind {
-        /// The address.
-        remote: SocketAddr,
-        /// Whose it was.
-        session: SessionId,
-    },
-    /// The last that the session is told, until it is acknowledged.
-    Deliver {
-        /// Its address.
-        path: Path,
-        /// Whose.
-        session: SessionId,
-        /// Where that is.
-        home: LoopId,
-        /// Where the others are.
-        peers: Vec<SocketAddr>,
-    },
-}
 
 #[derive(Debug)]
 struct Endpoint {
@@ -100,7 +67,7 @@ impl Endpoints {
             }
             (Request::Endpoint { session, sequence }, _) => {
                 let from = core.id;
-                let claimed = sessions::Mail::Claimed {
+                let claimed = ToSession::Claimed {
                     session,
                     path,
                     sequence,
@@ -111,7 +78,7 @@ impl Endpoints {
             (Request::KeepAlive, Some(known)) if known.path == path => {
                 if core.now_ms >= known.reported_ms + REPORT_MS {
                     known.reported_ms = core.now_ms;
-                    let heard = sessions::Mail::Heard { session: known.session };
+                    let heard = ToSession::Heard { session: known.session };
                     core.send_request(known.home, heard.into());
                 }
                 core.tell(path, punch::Event::Matchmaker(Event::KeepAlive));
@@ -126,15 +93,15 @@ impl Endpoints {
         }
     }
 
-    pub(super) fn handle_mail(&mut self, core: &mut Core, mail: Mail) {
+    pub(super) fn handle_mail(&mut self, core: &mut Core, mail: ToEndpoint) {
         match mail {
-            Mail::Bind {
+            ToEndpoint::Bind {
                 path,
                 session,
                 home,
                 sequence,
             } => self.on_bind(core, path, session, home, sequence),
-            Mail::Unbind { remote, session } => {
+            ToEndpoint::Unbind { remote, session } => {
                 if let Entry::Occupied(known) = self.endpoints.entry(remote)
                     && known.get().session == session
                 {
@@ -142,7 +109,7 @@ impl Endpoints {
                     known.remove();
                 }
             }
-            Mail::Deliver {
+            ToEndpoint::Deliver {
                 path,
                 session,
                 home,
@@ -155,7 +122,7 @@ impl Endpoints {
         let bound = match self.endpoints.entry(path.remote) {
             Entry::Occupied(known) if known.get().session != session => {
                 core.drop(Dropped::NotAllowed);
-                return core.send(home, sessions::Mail::Taken { session, path }.into());
+                return core.send(home, ToSession::Taken { session, path }.into());
             }
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => place.insert(Endpoint::new(path, session, home)),

@@ -10,66 +10,11 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use super::deadlines::Deadlines;
-use super::sessions::{self, Answer};
+use super::mail::{Answer, Asker, ToLobby, ToSession};
 use super::{Core, Homes};
-use crate::ids::{ConnId, LoopId, Prefix};
+use crate::ids::{LoopId, Prefix};
 use crate::message::matchmaker::{Code, ENDPOINTS_BYTES_MAX, Refusal, SessionId, endpoint_bytes_max};
 use crate::shard::punch::{Counted, Guard, Guarded, Limits};
-
-/// What it is told.
-#[derive(Debug)]
-pub enum Mail {
-    /// A lobby is wanted.
-    Create {
-        /// Its code, if no other has it.
-        code: Code,
-        /// By whom.
-        by: Asker,
-    },
-    /// Somebody wants to be in it.
-    Join {
-        /// Which.
-        code: Code,
-        /// Who.
-        by: Asker,
-    },
-    /// Somebody wants it to start.
-    Start {
-        /// Which.
-        code: Code,
-        /// Who.
-        by: Asker,
-    },
-    /// A member's session is over, or in another lobby that started.
-    Left {
-        /// Which.
-        code: Code,
-        /// Whose.
-        session: SessionId,
-    },
-    /// A member of a lobby that starts is here.
-    Ready {
-        /// Which.
-        code: Code,
-        /// Whose.
-        session: SessionId,
-        /// Where.
-        at: SocketAddr,
-    },
-}
-
-/// Who asks, over which connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Asker {
-    /// Its session.
-    pub session: SessionId,
-    /// Its connection, on the session's loop.
-    pub conn: ConnId,
-    /// That loop.
-    pub home: LoopId,
-    /// Where the connection comes from. The session's datagrams seldom come from the other address family.
-    pub remote: SocketAddr,
-}
 
 #[derive(Debug)]
 struct Member {
@@ -122,13 +67,13 @@ impl Lobbies {
         self.lobbies.len()
     }
 
-    pub(super) fn handle_mail(&mut self, core: &mut Core, mail: Mail) {
+    pub(super) fn handle_mail(&mut self, core: &mut Core, mail: ToLobby) {
         match mail {
-            Mail::Create { code, by } => self.on_create(core, code, &by),
-            Mail::Join { code, by } => self.on_join(core, code, &by),
-            Mail::Start { code, by } => self.on_start(core, code, &by),
-            Mail::Left { code, session } => self.on_left(core, code, session),
-            Mail::Ready { code, session, at } => {
+            ToLobby::Create { code, by } => self.on_create(core, code, &by),
+            ToLobby::Join { code, by } => self.on_join(core, code, &by),
+            ToLobby::Start { code, by } => self.on_start(core, code, &by),
+            ToLobby::Left { code, session } => self.on_left(core, code, session),
+            ToLobby::Ready { code, session, at } => {
                 let lobby = self.lobbies.get_mut(&code);
                 let mut members = lobby.into_iter().flat_map(|lobby| &mut lobby.members);
                 if let Some(member) = members.find(|member| member.session == session) {
@@ -189,7 +134,7 @@ impl Lobbies {
         answer(core, code, by, Answer::Started);
         for member in &lobby.members {
             let session = member.session;
-            core.send(member.home, sessions::Mail::Called { session, code }.into());
+            core.send(member.home, ToSession::Called { session, code }.into());
         }
     }
 
@@ -229,7 +174,7 @@ impl Lobbies {
             let others = others.filter_map(|(_, other)| other.at);
             let peers = member.at.map(|_| others.take_while(&mut fits).collect());
             let session = member.session;
-            core.send(member.home, sessions::Mail::Over { session, peers }.into());
+            core.send(member.home, ToSession::Over { session, peers }.into());
         }
     }
 
@@ -253,7 +198,7 @@ impl Lobbies {
             }
             for member in self.remove(core, code).into_iter().flat_map(|lobby| lobby.members) {
                 let session = member.session;
-                core.send(member.home, sessions::Mail::Gone { session, code }.into());
+                core.send(member.home, ToSession::Gone { session, code }.into());
             }
         }
     }
@@ -291,8 +236,8 @@ pub(super) fn miss(core: &mut Core, code: Option<Code>, by: &Asker) {
 
 impl Asker {
     /// What its session's loop is told.
-    pub(super) fn answered(&self, code: Option<Code>, answer: Answer) -> sessions::Mail {
-        sessions::Mail::Answered {
+    pub(super) fn answered(&self, code: Option<Code>, answer: Answer) -> ToSession {
+        ToSession::Answered {
             conn: self.conn,
             session: self.session,
             code,

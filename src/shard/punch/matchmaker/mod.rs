@@ -15,11 +15,14 @@
 mod deadlines;
 mod endpoints;
 mod lobbies;
+mod mail;
 mod sessions;
 #[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
+
+use mail::{ToEndpoint, ToLobby, ToSession};
 
 use super::{Core, Homes};
 use crate::ids::ConnId;
@@ -30,11 +33,11 @@ use crate::message::punch::Path;
 #[derive(Debug)]
 pub enum Mail {
     /// To the loop of a connection.
-    Sessions(sessions::Mail),
+    Sessions(ToSession),
     /// To the home of a code.
-    Lobbies(lobbies::Mail),
+    Lobbies(ToLobby),
     /// To the loop of an address.
-    Endpoints(endpoints::Mail),
+    Endpoints(ToEndpoint),
 }
 
 impl From<Mail> for super::Mail {
@@ -43,20 +46,20 @@ impl From<Mail> for super::Mail {
     }
 }
 
-impl From<sessions::Mail> for super::Mail {
-    fn from(mail: sessions::Mail) -> Self {
+impl From<ToSession> for super::Mail {
+    fn from(mail: ToSession) -> Self {
         Mail::Sessions(mail).into()
     }
 }
 
-impl From<lobbies::Mail> for super::Mail {
-    fn from(mail: lobbies::Mail) -> Self {
+impl From<ToLobby> for super::Mail {
+    fn from(mail: ToLobby) -> Self {
         Mail::Lobbies(mail).into()
     }
 }
 
-impl From<endpoints::Mail> for super::Mail {
-    fn from(mail: endpoints::Mail) -> Self {
+impl From<ToEndpoint> for super::Mail {
+    fn from(mail: ToEndpoint) -> Self {
         Mail::Endpoints(mail).into()
     }
 }

@@ -12,105 +12,13 @@ use ahash::RandomState;
 use hashbrown::HashMap;
 
 use super::deadlines::Deadlines;
-use super::lobbies::{self, Asker, miss};
+use super::lobbies::miss;
+use super::mail::{Answer, Asker, ToEndpoint, ToLobby, ToSession};
 use super::{Core, Homes, endpoints};
 use crate::ids::{ConnId, LoopId, Prefix};
 use crate::message::matchmaker::{Ask, Code, Refusal, Reply, SessionId, Told};
 use crate::message::punch::{Dropped, Path};
 use crate::shard::punch::{Counted, Guard, Guarded, Held, Limits};
-
-/// What it is told.
-#[derive(Debug)]
-pub enum Mail {
-    /// Whether this client IP may have one more connection.
-    Admitted {
-        /// The connection.
-        conn: ConnId,
-        /// Where it comes from.
-        remote: SocketAddr,
-        /// It may.
-        granted: bool,
-    },
-    /// Whether this client IP may have one more session.
-    Granted {
-        /// The connection that asked.
-        conn: ConnId,
-        /// Where it comes from.
-        remote: SocketAddr,
-        /// It may.
-        granted: bool,
-    },
-    /// What a lobby's home says.
-    Answered {
-        /// The connection that asked.
-        conn: ConnId,
-        /// The session that it asked for.
-        session: SessionId,
-        /// The lobby; None: what was asked for is no code.
-        code: Option<Code>,
-        /// What it says.
-        answer: Answer,
-    },
-    /// Somebody says that an address is this session's.
-    Claimed {
-        /// Whose.
-        session: SessionId,
-        /// The address.
-        path: Path,
-        /// To be acknowledged.
-        sequence: u16,
-        /// Where its datagrams arrive.
-        from: LoopId,
-    },
-    /// The address was another session's already.
-    Taken {
-        /// Whose it was to be.
-        session: SessionId,
-        /// The address.
-        path: Path,
-    },
-    /// A keep alive came from the session's address.
-    Heard {
-        /// Whose.
-        session: SessionId,
-    },
-    /// A lobby starts: where is this member?
-    Called {
-        /// The member.
-        session: SessionId,
-        /// The lobby.
-        code: Code,
-    },
-    /// It has started.
-    Over {
-        /// A member.
-        session: SessionId,
-        /// Where the others are; None: this one was not heard in time.
-        peers: Option<Vec<SocketAddr>>,
-    },
-    /// A lobby became too old.
-    Gone {
-        /// A member.
-        session: SessionId,
-        /// The lobby.
-        code: Code,
-    },
-}
-
-/// What a lobby's home says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// There it is.
-    Created,
-    /// Another lobby has this code.
-    Collides,
-    /// It is a member.
-    Joined,
-    /// The members are called.
-    Started,
-    /// No.
-    Refused(Refusal),
-}
 
 #[derive(Debug)]
 struct Client {
@@ -218,7 +126,7 @@ impl Sessions {
         let due_ms = core.now_ms + SILENT_MS;
         self.deadlines
             .set(Due::Client(conn), &mut client.into_mut().due_ms, due_ms);
-        let admitted = |granted| Mail::Admitted { conn, remote, granted }.into();
+        let admitted = |granted| ToSession::Admitted { conn, remote, granted }.into();
         core.guard_awaited(Guarded {
             prefix: Prefix::of(remote.ip()),
             guard: Guard::Take(Held::MatchmakerConnection),
@@ -246,7 +154,7 @@ impl Sessions {
         let remote = client.remote;
         let refusal = match ask {
             Ask::NewClient => {
-                let granted = |granted| Mail::Granted { conn, remote, granted }.into();
+                let granted = |granted| ToSession::Granted { conn, remote, granted }.into();
                 return core.guard_awaited(Guarded {
                     prefix: Prefix::of(remote.ip()),
                     guard: Guard::Take(Held::MatchmakerSession),
@@ -306,7 +214,7 @@ impl Sessions {
             Some(_) if !self.has_room(core, by.session) => {
                 self.reply(core, by.conn, Reply::Refused(Refusal::RateLimited));
             }
-            Some(code) => guess(core, code, &by, lobbies::Mail::Join { code, by }),
+            Some(code) => guess(core, code, &by, ToLobby::Join { code, by }),
         }
     }
 
@@ -314,9 +222,9 @@ impl Sessions {
         match code {
             None => miss(core, None, &by),
             Some(code) if self.is_member(by.session, code) => {
-                core.send(core.homes.of_key(&code), lobbies::Mail::Start { code, by }.into());
+                core.send(core.homes.of_key(&code), ToLobby::Start { code, by }.into());
             }
-            Some(code) => guess(core, code, &by, lobbies::Mail::Start { code, by }),
+            Some(code) => guess(core, code, &by, ToLobby::Start { code, by }),
         }
     }
 
@@ -328,36 +236,36 @@ impl Sessions {
         }
     }
 
-    pub(super) fn handle_mail(&mut self, core: &mut Core, mail: Mail) {
+    pub(super) fn handle_mail(&mut self, core: &mut Core, mail: ToSession) {
         match mail {
-            Mail::Admitted { conn, remote, granted } => self.on_admitted(core, conn, remote, granted),
-            Mail::Granted { conn, remote, granted } => self.on_granted(core, conn, remote, granted),
-            Mail::Answered {
+            ToSession::Admitted { conn, remote, granted } => self.on_admitted(core, conn, remote, granted),
+            ToSession::Granted { conn, remote, granted } => self.on_granted(core, conn, remote, granted),
+            ToSession::Answered {
                 conn,
                 session,
                 code,
                 answer,
             } => self.on_answered(core, conn, session, code, answer),
-            Mail::Claimed {
+            ToSession::Claimed {
                 session,
                 path,
                 sequence,
                 from,
             } => self.on_claimed(core, session, path, sequence, from),
-            Mail::Taken { session, path } => {
+            ToSession::Taken { session, path } => {
                 let session = self.sessions.get_mut(&session);
                 if let Some(session) = session.filter(|session| session.is_at(&path)) {
                     session.endpoint = None;
                 }
             }
-            Mail::Heard { session } => {
+            ToSession::Heard { session } => {
                 if let Some(session) = self.sessions.get_mut(&session) {
                     session.heard_ms = core.now_ms;
                 }
             }
-            Mail::Called { session, code } => self.on_called(core, session, code),
-            Mail::Over { session, peers } => self.on_over(core, session, peers),
-            Mail::Gone { session, code } => {
+            ToSession::Called { session, code } => self.on_called(core, session, code),
+            ToSession::Over { session, peers } => self.on_over(core, session, peers),
+            ToSession::Gone { session, code } => {
                 if let Some(session) = self.sessions.get_mut(&session) {
                     session.lobbies.retain(|lobby| *lobby != code);
                 }
@@ -480,11 +388,11 @@ impl Sessions {
         if let Some(old) = replaced {
             session.replace_ms = now_ms + REPLACE_MS;
             let remote = old.path.remote;
-            core.send(old.home, endpoints::Mail::Unbind { remote, session: id }.into());
+            core.send(old.home, ToEndpoint::Unbind { remote, session: id }.into());
         }
         session.endpoint = Some(Endpoint { path, home: from });
         session.heard_ms = now_ms;
-        let bind = endpoints::Mail::Bind {
+        let bind = ToEndpoint::Bind {
             path,
             session: id,
             home: core.id,
@@ -523,13 +431,13 @@ impl Sessions {
             return;
         };
         let mail = match peers {
-            Some(peers) => endpoints::Mail::Deliver {
+            Some(peers) => ToEndpoint::Deliver {
                 path,
                 session: id,
                 home: core.id,
                 peers,
             },
-            None => endpoints::Mail::Unbind {
+            None => ToEndpoint::Unbind {
                 remote: path.remote,
                 session: id,
             },
@@ -605,7 +513,7 @@ impl Sessions {
         }
         if let Some(Endpoint { path, home }) = session.endpoint {
             let remote = path.remote;
-            core.send(home, endpoints::Mail::Unbind { remote, session: id }.into());
+            core.send(home, ToEndpoint::Unbind { remote, session: id }.into());
         }
     }
 
@@ -649,11 +557,11 @@ impl Session {
 
 fn create(core: &mut Core, by: Asker) {
     let code = Code::random(&mut core.random);
-    core.send(core.homes.of_key(&code), lobbies::Mail::Create { code, by }.into());
+    core.send(core.homes.of_key(&code), ToLobby::Create { code, by }.into());
 }
 
 /// Asks for a lobby of which this session may know no more than a guess, unless it has guessed too often.
-fn guess(core: &mut Core, code: Code, by: &Asker, mail: lobbies::Mail) {
+fn guess(core: &mut Core, code: Code, by: &Asker, mail: ToLobby) {
     let refused = by.answered(Some(code), Answer::Refused(Refusal::RateLimited));
     core.guard_awaited(Guarded {
         prefix: Prefix::of(by.remote.ip()),
@@ -664,14 +572,11 @@ fn guess(core: &mut Core, code: Code, by: &Asker, mail: lobbies::Mail) {
 }
 
 fn leave(core: &mut Core, session: SessionId, code: Code) {
-    core.send(core.homes.of_key(&code), lobbies::Mail::Left { code, session }.into());
+    core.send(core.homes.of_key(&code), ToLobby::Left { code, session }.into());
 }
 
 fn ready(core: &mut Core, session: SessionId, code: Code, at: SocketAddr) {
-    core.send(
-        core.homes.of_key(&code),
-        lobbies::Mail::Ready { code, session, at }.into(),
-    );
+    core.send(core.homes.of_key(&code), ToLobby::Ready { code, session, at }.into());
 }
 
 /// A session that is not heard for so long is over, and so is a connection without any.
