@@ -53,6 +53,9 @@ cargo fmt --all --check
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 
+step "the protobuf schema's code"
+cargo run --quiet --locked --manifest-path proto/Cargo.toml -- --check
+
 step "Rust tests"
 cargo test --workspace --locked
 

@@ -21,7 +21,7 @@ pub(crate) struct World {
     pub(crate) permits: Arc<Permits>,
     pub(crate) now_ms: u64,
     pub(crate) random: StdRng,
-    /// One queue for each pair of loops: order holds within it, and nowhere else.
+    /// One queue for each pair of loops: order holds within it, for what must arrive, and nowhere else.
     links: BTreeMap<(usize, usize), VecDeque<(Mail, bool)>>,
     /// What was sent to each address, oldest first.
     sent: BTreeMap<SocketAddr, Vec<Vec<u8>>>,
@@ -152,10 +152,14 @@ impl World {
             match output {
                 Output::Mail { to, mail, droppable } => {
                     let link = self.links.entry((from, to.index())).or_default();
-                    link.push_back((mail, droppable));
+                    // What may be dropped may also join an earlier batch.
+                    let overtakes = droppable && !self.prompt && self.random.random_range(0..4) == 0;
+                    let at = link.len().saturating_sub(usize::from(overtakes));
+                    link.insert(at, (mail, droppable));
                 }
                 Output::Connection { .. } => panic!("{output:?}"),
                 Output::Datagram { path, event } => {
+                    #[allow(irrefutable_let_patterns, reason = "the other dialects may have no words")]
                     let Event::Natpunch(event) = event else {
                         panic!("{event:?}")
                     };
