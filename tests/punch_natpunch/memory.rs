@@ -9,6 +9,7 @@ use crate::ALLOCATOR;
 
 #[test]
 #[ignore = "a measurement"]
+#[expect(clippy::print_stdout, reason = "its result")]
 fn bytes_of_a_registered_client() {
     let mut known = Vec::with_capacity(CLIENTS as usize);
     let limits = Limits {

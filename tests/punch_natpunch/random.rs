@@ -55,12 +55,12 @@ fn anything(seed: u64) -> (u32, u32) {
         sessions_max: 12,
         natpunch_lobbies_max: 10,
         registrations_per_min_per_ip: 0,
-        natpunch_joins_per_sec: if seed % 2 == 0 { 0 } else { 2 },
+        natpunch_joins_per_sec: if seed.is_multiple_of(2) { 0 } else { 2 },
         ..Limits::default()
     };
     let mut world = World::with([1, 2, 4][seed as usize % 3], seed, limits);
     world.prompt = false;
-    world.loss_percent = if seed % 4 == 0 { 20 } else { 0 };
+    world.loss_percent = if seed.is_multiple_of(4) { 20 } else { 0 };
     let (mut ids, mut lobbies) = (vec!["nobody".to_owned()], vec!["lobby_0".to_owned()]);
     let mut own = BTreeMap::<SocketAddr, String>::new();
     let (mut hosts, mut meeting) = (BTreeMap::new(), None::<(String, String)>);
