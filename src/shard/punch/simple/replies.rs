@@ -115,6 +115,15 @@ impl Replies {
         {
             self.forget_join();
         }
+        // A flood's memory is given back, at a cost below that of what was forgotten.
+        if is_roomy(self.recent.len(), self.recent.capacity()) {
+            self.recent.shrink_to(2 * self.recent.len());
+            self.told.shrink_to(2 * self.told.len());
+        }
+        if is_roomy(self.joins.len(), self.joins.capacity()) {
+            self.joins.shrink_to(2 * self.joins.len());
+            self.joined.shrink_to(2 * self.joined.len());
+        }
     }
 
     fn forget_join(&mut self) {
@@ -144,6 +153,10 @@ impl Replies {
     pub(super) fn len(&self) -> usize {
         self.recent.len() + self.joins.len()
     }
+}
+
+fn is_roomy(len: usize, capacity: usize) -> bool {
+    capacity > 1024 && len < capacity / 8
 }
 
 const SECOND_MS: u64 = 1000;
@@ -203,6 +216,7 @@ mod tests {
         replies.forget(10_005);
         assert!(replies.told.is_empty());
         assert_eq!((replies.recent.len(), replies.older), (0, 0));
+        assert!(replies.recent.capacity() <= 1024);
         assert_eq!(replies.joined.len(), 1000);
         replies.forget(30_005);
         assert_eq!((replies.joined.len(), replies.len()), (0, 0));
