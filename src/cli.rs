@@ -1,7 +1,7 @@
 //! The command line, with the single-dash long flags that existing start scripts use (`-config FILE`).
 //!
 //! Owns: flags, the usage text, and the exit codes of a command line that starts nothing.
-//! Never: prints, exits, or reads a setting (see `config`).
+//! Never: prints, exits, reads a setting (see `config`), or knows the arguments of `punch` (see `punch_command`).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -89,7 +89,7 @@ pub fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Arguments, Exit
 }
 
 /// Splits `-name=value`. A file name need not be UTF-8, so this works on bytes.
-fn split_flag(argument: &OsStr) -> (&OsStr, Option<&OsStr>) {
+pub(crate) fn split_flag(argument: &OsStr) -> (&OsStr, Option<&OsStr>) {
     let bytes = argument.as_bytes();
     match bytes
         .iter()
@@ -131,6 +131,7 @@ const VERSION: &str = concat!("peer-server ", env!("CARGO_PKG_VERSION"));
 
 const USAGE: &str = "\
 Usage: peer-server [flags] [healthcheck]
+       peer-server punch PROTOCOL ROLE [flags]
 
 Flags, with one dash or two:
   -config FILE    read settings from FILE (JSON)
@@ -142,6 +143,7 @@ Flags, with one dash or two:
 
 Commands:
   healthcheck     ask the server on the configured port whether it lives, exit 0 or 1
+  punch           try whether two players reach each other directly; `peer-server punch -h` tells more
 
 Environment variables override the file: PEER_ and the key in capitals, such as PEER_PORT.";
 

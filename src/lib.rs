@@ -22,5 +22,6 @@ pub mod ids;
 pub mod mailbox;
 pub mod message;
 pub mod metrics;
+pub mod punch_command;
 pub mod server;
 pub mod shard;

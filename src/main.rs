@@ -5,11 +5,16 @@ use std::process::ExitCode;
 
 use peer_server::cli::{self, Arguments, Command};
 use peer_server::config::{self, Config, Loaded, LogFormat};
+use peer_server::punch_command;
 use peer_server::server::{self, Server, Service};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let arguments = match cli::parse(std::env::args_os().skip(1)) {
+    let mut args = std::env::args_os().skip(1).peekable();
+    if args.next_if(|first| first == "punch").is_some() {
+        return ExitCode::from(punch_command::run(args));
+    }
+    let arguments = match cli::parse(args) {
         Ok(arguments) => arguments,
         Err(exit) => {
             match exit.code {

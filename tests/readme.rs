@@ -335,7 +335,7 @@ fn read(name: &str) -> String {
 /// The Markdown files beside the program and under `docs` and `fuzz`.
 fn documents() -> Vec<PathBuf> {
     let mut documents = Vec::new();
-    for folder in [".", "docs", "docs/decisions", "fuzz"] {
+    for folder in [".", "clients/rust", "docs", "docs/decisions", "fuzz"] {
         let Ok(entries) = fs::read_dir(root().join(folder)) else {
             continue;
         };

@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("cli", &[]),
     ("metrics", &[]),
+    ("punch_command", &["cli"]),
     ("message", &["ids"]),
     ("mailbox", &["ids"]),
     ("shard", &["message", "ids"]),
@@ -40,7 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cli",
         ],
     ),
-    ("main", &["server", "config", "cli"]),
+    ("main", &["server", "config", "cli", "punch_command"]),
     ("lib", &[]),
 ];
 

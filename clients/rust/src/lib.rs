@@ -68,6 +68,11 @@ impl<T> Queue<T> {
     }
 }
 
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 impl Queue<Transmit> {
     fn send(&mut self, to: impl Into<SocketAddr>, payload: impl Into<Vec<u8>>, ttl: Option<u8>) {
         self.push(Transmit {

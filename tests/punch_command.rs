@@ -1,0 +1,152 @@
+//! `peer-server punch` as a program: two of them meet on this machine through a server of a few lines.
+//!
+//! Owns: those few lines for each protocol, and how the programs are run and read.
+//! Never: tests a protocol's rules; the client library does that without sockets.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+
+use peer_server_client::simple::key;
+
+/// A run of the command.
+struct Punch {
+    child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Punch {
+    fn start(line: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_peer-server"))
+            .arg("punch")
+            .args(line.split_whitespace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The rest of the line that begins so.
+    fn line(&mut self, begins: &str) -> String {
+        let found = self
+            .lines
+            .find_map(|line| line.unwrap().strip_prefix(begins).map(str::to_owned));
+        found.unwrap_or_else(|| panic!("no line begins with {begins}"))
+    }
+
+    fn ends(self) -> (i32, String, String) {
+        let out: Vec<String> = self.lines.map(Result::unwrap).collect();
+        let output = self.child.wait_with_output().unwrap();
+        (
+            output.status.code().unwrap(),
+            out.join("\n"),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    }
+
+    fn must_connect(self) {
+        let (code, out, err) = self.ends();
+        assert_eq!(code, 0, "{out}\n{err}");
+        assert!(out.contains(": connected directly in "), "{out}");
+    }
+}
+
+/// Serves the ASCII protocol for as long as the test runs, and gives its port.
+fn simple_server() -> u16 {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let SocketAddr::V4(own) = socket.local_addr().unwrap() else {
+        panic!()
+    };
+    thread::spawn(move || {
+        let mut hosts: HashMap<String, SocketAddrV4> = HashMap::new();
+        let mut waiting = None;
+        let mut buffer = [0; 128];
+        loop {
+            let (len, from) = socket.recv_from(&mut buffer).unwrap();
+            let SocketAddr::V4(from) = from else { panic!() };
+            let text = String::from_utf8(buffer[..len].to_vec()).unwrap();
+            let send = |to: SocketAddrV4, text: String| assert!(socket.send_to(text.as_bytes(), to).is_ok());
+            let (remote, id) = (key::encode(from), format!("{}{:05}abc", key::encode(own), from.port()));
+            let fields: Vec<&str> = text.split(':').collect();
+            let wanted = match fields[..] {
+                ["HS", _] => None,
+                ["RS", _] if waiting.is_none() || waiting == Some(id.clone()) => {
+                    waiting = Some(id.clone());
+                    None
+                }
+                ["RS", _] => waiting.clone(),
+                ["JS", _, session] => Some(session.to_owned()),
+                _ => continue,
+            };
+            match wanted {
+                None => {
+                    hosts.insert(id.clone(), from);
+                    send(from, format!("HR:{remote}:{id}"));
+                }
+                Some(session) => match hosts.get(&session) {
+                    Some(host) => {
+                        let there = key::encode(*host);
+                        send(*host, format!("NJ:{remote}:{}", fields[1]));
+                        send(from, format!("JR:{remote}:{there}:{there}"));
+                    }
+                    None => send(from, format!("BK:{session}")),
+                },
+            }
+        }
+    });
+    own.port()
+}
+
+#[test]
+fn a_host_and_a_joiner_meet() {
+    let port = simple_server();
+    let mut host = Punch::start(&format!("simple host -a 127.0.0.1 -p {port}"));
+    let id = host.line("session id: ");
+    let joiner = Punch::start(&format!("simple join {id}"));
+    host.must_connect();
+    joiner.must_connect();
+}
+
+#[test]
+fn two_at_random_meet() {
+    let port = simple_server();
+    let line = format!("simple random -a localhost -p {port} -ttl 0");
+    let two = [Punch::start(&line), Punch::start(&line)];
+    two.into_iter().for_each(Punch::must_connect);
+}
+
+#[test]
+fn what_cannot_be_ends_with_a_sentence() {
+    let port = simple_server();
+    let id = format!("{}abcd", key::encode(SocketAddrV4::new([127, 0, 0, 1].into(), port)));
+    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let deaf = nobody.local_addr().unwrap().port();
+    for (line, code, sentence) in [
+        (format!("simple join {id}"), 1, "the server knows no session"),
+        (
+            format!("simple host -a 127.0.0.1 -p {deaf} -t 1"),
+            1,
+            "did not answer within 1 s",
+        ),
+        (
+            format!("simple host -a 127.0.0.1 -p {port} -wait 0"),
+            1,
+            "nobody came within 0 s",
+        ),
+        ("simple join nonsense".to_owned(), 1, "nonsense: not a session id"),
+        ("simple".to_owned(), 2, "Usage:"),
+    ] {
+        let (ended, _, said) = Punch::start(&line).ends();
+        assert_eq!(ended, code, "{line}: {said}");
+        assert!(said.contains(sentence), "{line}: {said}");
+    }
+    let (code, out, _) = Punch::start("-h").ends();
+    assert_eq!(code, 0);
+    assert!(out.contains("Usage:"));
+}
