@@ -103,6 +103,95 @@ fn simple_server() -> u16 {
     own.port()
 }
 
+/// Serves the protobuf protocol, as far as one lobby goes. Its messages are put together by hand: two bytes before each field.
+fn natpunch_server() -> u16 {
+    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8], bytes].concat();
+    let message = move |kind: u8, body: &[u8]| match kind {
+        0..16 => field(kind, body),
+        _ => [&[kind << 3 | 0x82, 1, body.len() as u8], body].concat(),
+    };
+    let success = vec![1 << 3, 1];
+    let endpoint = move |address: SocketAddr| {
+        let bits = |shift: u32| (address.port() >> shift) as u8;
+        let port = vec![bits(0) | 0x80, bits(7) | 0x80, bits(14)];
+        [field(1, address.ip().to_string().as_bytes()), vec![2 << 3], port].concat()
+    };
+    let instruction = move |id: usize, address: SocketAddr| {
+        let (id, endpoint) = (format!("id{id}"), endpoint(address));
+        message(
+            6,
+            &[
+                vec![1 << 3, 1],
+                field(2, id.as_bytes()),
+                field(6, &endpoint),
+                field(7, &endpoint),
+            ]
+            .concat(),
+        )
+    };
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut clients: Vec<SocketAddr> = Vec::new();
+        let mut host = 0;
+        let mut buffer = [0; 1024];
+        loop {
+            let (_, from) = socket.recv_from(&mut buffer).unwrap();
+            let send = |to: SocketAddr, bytes: &[u8]| assert!(socket.send_to(bytes, to).is_ok());
+            if !clients.contains(&from) {
+                clients.push(from);
+            }
+            let own = clients.iter().position(|client| *client == from).unwrap();
+            match buffer[0] >> 3 {
+                1 => {
+                    let id = format!("id{own}");
+                    let body = [success.clone(), field(2, &endpoint(from)), field(3, id.as_bytes())].concat();
+                    send(from, &message(2, &body));
+                }
+                11 => {
+                    host = own;
+                    send(
+                        from,
+                        &message(12, &[success.clone(), field(2, b"lobby_7"), field(3, b"room")].concat()),
+                    );
+                }
+                15 => {
+                    let lobby = [field(1, b"lobby_7"), field(2, b"ro\x1bom"), vec![4 << 3, 1, 5 << 3, 2]].concat();
+                    send(from, &message(16, &[success.clone(), field(3, &lobby)].concat()));
+                }
+                13 => {
+                    let joined = [success.clone(), field(2, b"lobby_7")].concat();
+                    send(from, &message(14, &joined));
+                    send(from, &message(24, &joined));
+                    send(from, &instruction(host, clients[host]));
+                    send(clients[host], &instruction(own, from));
+                }
+                _ => {}
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn a_host_and_those_who_join_its_lobby_meet() {
+    let at = format!("-a 127.0.0.1 -p {}", natpunch_server());
+    let mut host = Punch::start(&format!("natpunch host {at}"));
+    let id = host.line("lobby id: ");
+    let (code, out, _) = Punch::start(&format!("natpunch list {at}")).ends();
+    assert_eq!(
+        (code, out.lines().last()),
+        (0, Some("lobby_7: 1 of 2 players, ro\\u{1b}om"))
+    );
+    let joiner = Punch::start(&format!("natpunch join {id} {at}"));
+    host.must_connect();
+    joiner.must_connect();
+    let mut host = Punch::start(&format!("natpunch host {at} -ttl 0"));
+    host.line("lobby id: ");
+    Punch::start(&format!("natpunch join {at}")).must_connect();
+    host.must_connect();
+}
+
 #[test]
 fn a_host_and_a_joiner_meet() {
     let port = simple_server();

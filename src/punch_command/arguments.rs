@@ -14,6 +14,7 @@ use crate::cli::{Exit, split_flag};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
     Simple,
+    Natpunch,
 }
 
 /// What this side does.
@@ -23,6 +24,7 @@ pub(super) enum Role {
     /// With what the host printed.
     Join(Option<String>),
     Random,
+    List,
 }
 
 /// A command line that asks for a try.
@@ -106,15 +108,17 @@ impl Arguments {
         let mut words = words.into_iter();
         self.dialect = match words.next().as_deref() {
             Some("simple") => Dialect::Simple,
+            Some("natpunch") => Dialect::Natpunch,
             Some(other) => return Err(misuse(&format!("unknown protocol: {other}"))),
             None => return Err(misuse("which protocol?")),
         };
         self.role = match words.next().as_deref() {
             Some("host") => Role::Host,
             Some("join") => Role::Join(words.next()),
-            Some("random") => Role::Random,
-            Some(other) => return Err(misuse(&format!("{other}: not host, join or random"))),
-            None => return Err(misuse("host, join or random?")),
+            Some("random") if self.dialect == Dialect::Simple => Role::Random,
+            Some("list") if self.dialect == Dialect::Natpunch => Role::List,
+            Some(other) => return Err(misuse(&format!("{other}: no role of this protocol"))),
+            None => return Err(misuse("which role?")),
         };
         if let Some(word) = words.next() {
             return Err(misuse(&format!("what is {word}?")));
@@ -123,7 +127,7 @@ impl Arguments {
         if self.address.is_none() && !names_the_server {
             return Err(misuse("-a is missing: the server's name or address"));
         }
-        if self.role == Role::Join(None) {
+        if self.role == Role::Join(None) && self.dialect != Dialect::Natpunch {
             return Err(misuse("join what? The host prints it"));
         }
         Ok(())
@@ -155,18 +159,23 @@ fn misuse(what: &str) -> Exit {
 
 const USAGE: &str = "\
 Usage: peer-server punch simple host|join ID|random -a ADDRESS [-p PORT] [flags]
+       peer-server punch natpunch host|join [ID]|list -a ADDRESS [-p PORT] [flags]
 
 Tries whether two players can reach each other directly, through the server at ADDRESS: one runs `host` and gives the other
-what it prints, the other runs `join` with it; or both run `random`. With `join` the id names the server, and -a replaces it.
+what it prints, the other runs `join` with it.
 Exit code 0: a datagram was exchanged directly both ways; 1: it was not; 2: misuse.
+
+Protocols:
+  simple     ASCII; two that run `random` are paired; the id to join names the server, and -a replaces it
+  natpunch   protobuf; without an id `join` takes the newest lobby, `list` prints all
 
 Flags, with one dash or two:
   -a ADDRESS     the server's name or address
   -p PORT        its port (8080)
   -t SECONDS     patience with the server, and then with the other player's packets (15)
   -wait SECONDS  patience until other players come (300)
-  -n PLAYERS     the host closes the session when so many are there, itself included (2)
-  -name NAME     what the others call this player (player)
+  -n PLAYERS     with so many the session is complete, this one included (2)
+  -name NAME     what the others call this player, or a host's lobby (player)
   -ttl HOPS      the first packets to a player live so long (2): enough to pass the own router, too few to reach the other
                  one, which could take them amiss. One more for each further router of one's own. 0: like any packet
   -l PORT        send from this port; 0 is any free one (0)";
@@ -193,6 +202,9 @@ mod tests {
         );
         let join = read("simple join someid").unwrap();
         assert_eq!((join.role, join.address), (Role::Join(Some("someid".into())), None));
+        let join = read("natpunch join -a x").unwrap();
+        assert_eq!((join.dialect, join.role), (Dialect::Natpunch, Role::Join(None)));
+        assert_eq!(read("natpunch list -a x").unwrap().role, Role::List);
     }
 
     #[test]
@@ -229,6 +241,9 @@ mod tests {
             "simple host -a",
             "simple host -a x -p 0",
             "simple host -a x -t 0",
+            "natpunch random -a x",
+            "simple list -a x",
+            "natpunch join",
             "simple host -a x -ttl 256",
             "simple host -a x -n 1",
             "simple host -a x -z 1",

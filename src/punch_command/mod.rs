@@ -5,9 +5,11 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::time::Duration;
 
 mod arguments;
 mod greeting;
+mod natpunch;
 mod shell;
 mod simple;
 
@@ -27,6 +29,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
     };
     let result = match arguments.dialect {
         Dialect::Simple => simple::run(&arguments),
+        Dialect::Natpunch => natpunch::run(&arguments),
     };
     match result {
         Ok(()) => 0,
@@ -50,4 +53,8 @@ fn complain(line: &str) {
 /// `0.42 s`.
 fn seconds(ms: u64) -> String {
     format!("{}.{:02} s", ms / 1000, ms % 1000 / 10)
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -132,6 +132,18 @@ impl Shell {
     }
 }
 
+/// The sentence for a player with whom no datagram was exchanged both ways; `from`: where its packets came from, if any did.
+pub(super) fn no_proof(from: Option<SocketAddr>, within: Duration) -> String {
+    let within = within.as_secs();
+    match from {
+        None => format!(
+            "no packet of the other player arrived within {within} s. One of the two routers gives each destination \
+             another port (a symmetric NAT), or drops what it did not expect; or the other player has gone"
+        ),
+        Some(from) => format!("packets arrived from {from}, but none of ours was answered for {within} s"),
+    }
+}
+
 /// The server's address from the command line, an IPv4 one if there is a choice.
 pub(super) fn resolve(arguments: &Arguments) -> Result<SocketAddr, String> {
     let name = arguments.address.as_deref().unwrap_or_default();

@@ -4,14 +4,13 @@
 //! Never: reads a message (see `peer_server_client::simple`).
 
 use std::net::{SocketAddr, SocketAddrV4};
-use std::time::Duration;
 
 use peer_server_client::simple::{Client, Config, Event, server_of};
 
 use super::arguments::{Arguments, Role};
 use super::greeting::Greeting;
 use super::shell::{self, Shell};
-use super::{say, seconds};
+use super::{ms, say, seconds};
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), String> {
     let server = server(arguments)?;
@@ -30,6 +29,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), String> {
     match &arguments.role {
         Role::Host => client.host_session(server, now),
         Role::Random => client.random_session(server, now),
+        Role::List => return Err("this protocol has no list".to_owned()),
         Role::Join(session) => {
             let session = session.as_deref().unwrap_or_default();
             client
@@ -43,6 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), String> {
         registered: false,
         punched: Vec::new(),
         answered: 0,
+        answered_from: None,
         progress_at: 0,
         greeting: None,
     }
@@ -78,6 +79,8 @@ struct Try<'a> {
     punched: Vec<(SocketAddrV4, u64)>,
     /// How many of them have answered.
     answered: usize,
+    /// Where the latest of them did.
+    answered_from: Option<SocketAddr>,
     /// When the patience began anew at the latest.
     progress_at: u64,
     greeting: Option<Greeting>,
@@ -154,6 +157,7 @@ impl Try<'_> {
                 let took = seconds(now.saturating_sub(since.map_or(now, |(_, since)| *since)));
                 say(&format!("packets arrive from {from}{moved}, after {took}"));
                 self.answered += 1;
+                self.answered_from = Some(from.into());
                 if self.arguments.role == Role::Host && self.answered + 1 >= self.arguments.players {
                     self.client.close_session(now);
                 }
@@ -183,13 +187,12 @@ impl Try<'_> {
     fn is_waiting(&self) -> bool {
         let others = match self.arguments.role {
             Role::Host => self.arguments.players - 1,
-            Role::Join(_) | Role::Random => 1,
+            Role::Join(_) | Role::Random | Role::List => 1,
         };
         self.registered && self.punched.len() < others
     }
 
     fn deadline(&self) -> u64 {
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let within = ms(self.arguments.within);
         if self.greeting.as_ref().is_some_and(Greeting::is_connected) {
             return u64::MAX;
@@ -201,18 +204,13 @@ impl Try<'_> {
     }
 
     fn why(&self, shell: &Shell) -> String {
-        let within = self.arguments.within.as_secs();
         if self.is_waiting() {
             let wait = self.arguments.wait.as_secs();
             return format!("nobody came within {wait} s");
         }
-        match (self.punched.len(), self.answered) {
-            (0, _) => shell.no_answer(self.arguments.within),
-            (_, 0) => format!(
-                "no packet of the other player arrived within {within} s. One of the two routers gives each destination \
-                 another port (a symmetric NAT), or drops what it did not expect; or the other player has gone"
-            ),
-            _ => format!("packets arrived, but for {within} s no player has answered any more"),
+        match self.punched.len() {
+            0 => shell.no_answer(self.arguments.within),
+            _ => shell::no_proof(self.answered_from, self.arguments.within),
         }
     }
 }

@@ -7,6 +7,8 @@
 //! | module | protocol |
 //! | --- | --- |
 //! | [`simple`] | ASCII over UDP: a host opens a session, others join it by its id, or two are paired at random |
+//! | [`natpunch`] | protobuf over UDP: lobbies with an id, whose members the server brings together two by two |
+//! | [`direct`] | none: two addresses prove that datagrams pass between them both ways |
 //!
 //! Every client is driven in the same way. Time is a number of milliseconds that never goes back, from any start:
 //!
@@ -28,6 +30,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 pub mod direct;
+pub mod natpunch;
 mod opening;
 mod random;
 pub mod simple;
