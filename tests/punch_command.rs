@@ -5,9 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use peer_server_client::simple::key;
@@ -20,10 +21,22 @@ struct Punch {
 
 impl Punch {
     fn start(line: &str) -> Self {
+        Self::start_with(line, Stdio::null())
+    }
+
+    fn start_typing(line: &str) -> Self {
+        Self::start_with(line, Stdio::piped())
+    }
+
+    fn press_enter(&mut self) {
+        writeln!(self.child.stdin.as_mut().unwrap()).unwrap();
+    }
+
+    fn start_with(line: &str, stdin: Stdio) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_peer-server"))
             .arg("punch")
             .args(line.split_whitespace())
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -190,6 +203,99 @@ fn a_host_and_those_who_join_its_lobby_meet() {
     host.line("lobby id: ");
     Punch::start(&format!("natpunch join {at}")).must_connect();
     host.must_connect();
+}
+
+/// Serves the lobby protocol for one lobby of two.
+fn matchmaker_server() -> u16 {
+    let (tcp, udp) = loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        // The same number for both, or another try.
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()) {
+            break (tcp, udp);
+        }
+    };
+    let port = udp.local_addr().unwrap().port();
+    let udp = Arc::new(udp);
+    // Whose address is known, by the words that told it.
+    let known = Arc::new((Mutex::new(HashMap::<String, SocketAddr>::new()), Condvar::new()));
+    let (socket, told) = (udp.clone(), known.clone());
+    thread::spawn(move || {
+        let mut buffer = [0; 1024];
+        loop {
+            let (len, from) = socket.recv_from(&mut buffer).unwrap();
+            let text = String::from_utf8_lossy(&buffer[7..len]).into_owned();
+            if text.contains(r#""Type":1,"#) {
+                told.0.lock().unwrap().insert(text, from);
+                told.1.notify_all();
+            }
+        }
+    });
+    thread::spawn(move || {
+        for (n, stream) in tcp.incoming().enumerate() {
+            let (udp, known) = (udp.clone(), known.clone());
+            thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                for line in BufReader::new(stream.try_clone().unwrap())
+                    .lines()
+                    .map_while(Result::ok)
+                {
+                    let reply = match line.split([':', ',']).nth(1).unwrap() {
+                        "0" => format!(r#"{{"SessionID":"s{n}"}}"#),
+                        "1" => r#"{"LobbyCode":"abcdef"}"#.to_owned(),
+                        // The body is base64: its length is the code's.
+                        "2" if line.len() > 80 => r#""lobby not found""#.to_owned(),
+                        _ => "{}".to_owned(),
+                    };
+                    writeln!(stream, "{reply}").unwrap();
+                    if line.contains(r#""Type":3,"#) {
+                        let guard = known.0.lock().unwrap();
+                        let two = known.1.wait_while(guard, |known| known.len() < 2).unwrap();
+                        let two: Vec<SocketAddr> = two.values().copied().collect();
+                        for (to, other) in [(two[0], two[1]), (two[1], two[0])] {
+                            udp.send_to(&endpoints(other), to).unwrap();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// The datagram with one other member's address.
+fn endpoints(peer: SocketAddr) -> Vec<u8> {
+    let list = format!(r#"{{"PeerUDPEndpoints":["{peer}"]}}"#);
+    let alphabet: Vec<char> = ('A'..='Z')
+        .chain('a'..='z')
+        .chain('0'..='9')
+        .chain(['+', '/'])
+        .collect();
+    // Blanks behind the list make whole groups of three.
+    let list = format!("{list:<96}");
+    let letters = list.as_bytes().chunks(3).flat_map(|group| {
+        let bits = group.iter().fold(0, |bits, byte| bits << 8 | usize::from(*byte));
+        [18, 12, 6, 0].map(|shift| alphabet[bits >> shift & 63])
+    });
+    let data: String = letters.collect();
+    let payload = format!(r#"{{"Type":3,"Data":"{data}"}}"#);
+    [&[1, 0, 0, 0, payload.len() as u8, 0, 0], payload.as_bytes()].concat()
+}
+
+#[test]
+fn members_of_a_lobby_meet() {
+    let at = format!("-a 127.0.0.1 -p {}", matchmaker_server());
+    let mut host = Punch::start_typing(&format!("matchmaker host {at}"));
+    let lobby = host.line("lobby code: ");
+    let mut joiner = Punch::start(&format!("matchmaker join {lobby} {at}"));
+    joiner.line("joined");
+    host.press_enter();
+    host.must_connect();
+    joiner.must_connect();
+    let (code, _, err) = Punch::start(&format!("matchmaker join a-code-that-nobody-has {at}")).ends();
+    assert_eq!(
+        (code, err.trim()),
+        (1, "not connected: the server says: lobby not found")
+    );
 }
 
 #[test]

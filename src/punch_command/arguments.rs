@@ -15,6 +15,7 @@ use crate::cli::{Exit, split_flag};
 pub(super) enum Dialect {
     Simple,
     Natpunch,
+    Matchmaker,
 }
 
 /// What this side does.
@@ -109,6 +110,7 @@ impl Arguments {
         self.dialect = match words.next().as_deref() {
             Some("simple") => Dialect::Simple,
             Some("natpunch") => Dialect::Natpunch,
+            Some("matchmaker") => Dialect::Matchmaker,
             Some(other) => return Err(misuse(&format!("unknown protocol: {other}"))),
             None => return Err(misuse("which protocol?")),
         };
@@ -160,14 +162,16 @@ fn misuse(what: &str) -> Exit {
 const USAGE: &str = "\
 Usage: peer-server punch simple host|join ID|random -a ADDRESS [-p PORT] [flags]
        peer-server punch natpunch host|join [ID]|list -a ADDRESS [-p PORT] [flags]
+       peer-server punch matchmaker host|join CODE -a ADDRESS [-p PORT] [flags]
 
 Tries whether two players can reach each other directly, through the server at ADDRESS: one runs `host` and gives the other
 what it prints, the other runs `join` with it.
 Exit code 0: a datagram was exchanged directly both ways; 1: it was not; 2: misuse.
 
 Protocols:
-  simple     ASCII; two that run `random` are paired; the id to join names the server, and -a replaces it
-  natpunch   protobuf; without an id `join` takes the newest lobby, `list` prints all
+  simple      ASCII; two that run `random` are paired; the id to join names the server, and -a replaces it
+  natpunch    protobuf; without an id `join` takes the newest lobby, `list` prints all
+  matchmaker  JSON over TCP, then UDP; the host starts its lobby on Enter, or after -wait
 
 Flags, with one dash or two:
   -a ADDRESS     the server's name or address
@@ -242,6 +246,9 @@ mod tests {
             "simple host -a x -p 0",
             "simple host -a x -t 0",
             "natpunch random -a x",
+            "matchmaker list -a x",
+            "matchmaker join -a x",
+            "matchmaker host",
             "simple list -a x",
             "natpunch join",
             "simple host -a x -ttl 256",

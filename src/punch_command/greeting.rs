@@ -17,19 +17,19 @@ const LINGER_MS: u64 = 2000;
 pub(super) struct Greeting {
     direct: Direct,
     since: u64,
-    connected: Vec<SocketAddr>,
+    connected: usize,
     expected: usize,
     leave_at: Option<u64>,
 }
 
 impl Greeting {
-    /// Greets these players; `since` is when this side learned of them.
-    pub(super) fn new(peers: &[SocketAddr], opening_ttl: Option<u8>, since: u64, now: u64) -> Self {
+    /// Greets so many players; `since` is when this side learned of them.
+    pub(super) fn new(direct: Direct, expected: usize, since: u64) -> Self {
         Self {
-            direct: Direct::new(peers, opening_ttl, rand::random(), now),
+            direct,
             since,
-            connected: Vec::new(),
-            expected: peers.len(),
+            connected: 0,
+            expected,
             leave_at: None,
         }
     }
@@ -39,8 +39,8 @@ impl Greeting {
         while let Some(connected) = self.direct.poll_event() {
             let (from, took) = (connected.from, seconds(now.saturating_sub(self.since)));
             say(&format!("peer {from} answered: connected directly in {took}"));
-            self.connected.push(connected.peer);
-            if self.connected.len() == self.expected {
+            self.connected += 1;
+            if self.connected == self.expected {
                 self.leave_at = Some(now + LINGER_MS);
             }
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 mod arguments;
 mod greeting;
+mod matchmaker;
 mod natpunch;
 mod shell;
 mod simple;
@@ -30,6 +31,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
     let result = match arguments.dialect {
         Dialect::Simple => simple::run(&arguments),
         Dialect::Natpunch => natpunch::run(&arguments),
+        Dialect::Matchmaker => matchmaker::run(&arguments),
     };
     match result {
         Ok(()) => 0,

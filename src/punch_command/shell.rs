@@ -3,11 +3,11 @@
 //! Owns: waiting for a datagram with a deadline, and sending one with few hops to live.
 //! Never: knows a protocol.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use mio::net::UdpSocket;
+use mio::net::{TcpStream, UdpSocket};
 use mio::{Events, Interest, Poll, Token};
 use peer_server_client::Transmit;
 use socket2::SockRef;
@@ -17,12 +17,17 @@ use super::arguments::Arguments;
 /// Bytes of a datagram that are read; none of the protocols has longer ones.
 const DATAGRAM_MAX: usize = 2048;
 
-/// One UDP socket.
+/// Which socket an event is about.
+const DATAGRAMS: Token = Token(0);
+const STREAM: Token = Token(1);
+
+/// One UDP socket, and a TCP connection where a protocol has one.
 pub(super) struct Shell {
     started: Instant,
     poll: Poll,
     events: Events,
     socket: UdpSocket,
+    stream: Option<TcpStream>,
     ordinary_ttl: u32,
     buffer: Box<[u8; DATAGRAM_MAX]>,
     /// Why the latest datagram to the server did not leave.
@@ -44,7 +49,7 @@ impl Shell {
     fn bind(server: SocketAddr, local: SocketAddr) -> io::Result<Self> {
         let mut socket = UdpSocket::bind(local)?;
         let poll = Poll::new()?;
-        poll.registry().register(&mut socket, Token(0), Interest::READABLE)?;
+        poll.registry().register(&mut socket, DATAGRAMS, Interest::READABLE)?;
         let raw = SockRef::from(&socket);
         let ordinary_ttl = match server {
             SocketAddr::V4(_) => raw.ttl_v4()?,
@@ -55,11 +60,27 @@ impl Shell {
             poll,
             events: Events::with_capacity(8),
             socket,
+            stream: None,
             ordinary_ttl,
             buffer: Box::new([0; DATAGRAM_MAX]),
             fault: None,
             server,
         })
+    }
+
+    /// Connects to the server over TCP, too.
+    pub(super) fn connect(&mut self, within: Duration) -> Result<(), String> {
+        let connected = std::net::TcpStream::connect_timeout(&self.server, within).and_then(|stream| {
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            let mut stream = TcpStream::from_std(stream);
+            self.poll.registry().register(&mut stream, STREAM, Interest::READABLE)?;
+            Ok(stream)
+        });
+        let server = self.server;
+        let stream = connected.map_err(|error| format!("no TCP connection to the server {server}: {error}"))?;
+        self.stream = Some(stream);
+        Ok(())
     }
 
     /// Milliseconds since the start.
@@ -90,7 +111,26 @@ impl Shell {
         }
     }
 
-    /// Waits for a datagram until a time; None if that came first.
+    /// Writes to the TCP connection. The few bytes of a request fit into its empty buffer.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let written = self.stream.as_mut().map_or(Ok(()), |stream| stream.write_all(bytes));
+        written.map_err(|error| format!("the TCP connection to the server broke: {error}"))
+    }
+
+    /// What has arrived over TCP, nothing at its end; None while there is nothing more to say.
+    pub(super) fn read(&mut self) -> Option<&[u8]> {
+        let len = match self.stream.as_mut()?.read(&mut self.buffer[..]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Ok(0) | Err(_) => {
+                self.stream = None;
+                0
+            }
+            Ok(len) => len,
+        };
+        Some(&self.buffer[..len])
+    }
+
+    /// Waits for a datagram until a time; None if that came first, or something over TCP.
     ///
     /// # Errors
     /// If the system cannot wait. A socket's passing error is no reason to end.
@@ -108,6 +148,7 @@ impl Shell {
             }
             match self.poll.poll(&mut self.events, Some(Duration::from_millis(left))) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.to_string()),
+                _ if self.events.iter().any(|event| event.token() == STREAM) => return Ok(None),
                 _ => {}
             }
         }

@@ -5,6 +5,7 @@
 
 use std::net::{SocketAddr, SocketAddrV4};
 
+use peer_server_client::direct::Direct;
 use peer_server_client::simple::{Client, Config, Event, server_of};
 
 use super::arguments::{Arguments, Role};
@@ -176,7 +177,8 @@ impl Try<'_> {
     fn greet(&mut self, peers: &[SocketAddr], now: u64) {
         // The routers are open by then: no packet needs to go ahead.
         self.progress_at = now;
-        self.greeting = Some(Greeting::new(peers, None, self.punching_since(now), now));
+        let direct = Direct::new(peers, None, rand::random(), now);
+        self.greeting = Some(Greeting::new(direct, peers.len(), self.punching_since(now)));
     }
 
     fn punching_since(&self, now: u64) -> u64 {

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`simple`] | ASCII over UDP: a host opens a session, others join it by its id, or two are paired at random |
 //! | [`natpunch`] | protobuf over UDP: lobbies with an id, whose members the server brings together two by two |
+//! | [`matchmaker`] | JSON over TCP and UDP: lobbies with a code, whose members all learn each other's address at the start |
 //! | [`direct`] | none: two addresses prove that datagrams pass between them both ways |
 //!
 //! Every client is driven in the same way. Time is a number of milliseconds that never goes back, from any start:
@@ -30,6 +31,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 pub mod direct;
+pub mod matchmaker;
 pub mod natpunch;
 mod opening;
 mod random;
