@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The standard measurements of one build on one machine, every round's figures kept: profiles/measure.sh FOLDER
-# Takes about a quarter of an hour on two cores with 20,000 descriptors, with nothing else running. Ends at the first run that lost a message.
+# Takes about twenty minutes on two cores with 20,000 descriptors, with nothing else running. Ends at the first run that lost a message.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$1
@@ -36,6 +36,17 @@ alone() {
     echo "$name"
 }
 
+# stun NAME ROUNDS WORKLOAD [SETTING...]: the server, the floor and, where it is installed, coturn in turn.
+stun() {
+    local name=$1 rounds=$2 workload=$3 targets=(floor "server=$server")
+    shift 3
+    if command -v turnserver >/dev/null; then
+        targets+=("coturn=turnserver -n -S --relay-threads 1 -L {address} -p {port} --no-cli -l /dev/null")
+    fi
+    "$stress" compare "${targets[@]}" --workload "$workload" --rounds "$rounds" --csv "$out/$name.csv" "$@" >"$out/$name.txt"
+    echo "$name"
+}
+
 two_loops=(--loops 2 --server-cores 0,1 --generator-cores 0,1)
 
 beside signal-1 9 "$work/signal-1.json"
@@ -63,6 +74,9 @@ alone slow-readers-none 3 "$work/slow-readers.json" stall=0
 alone presence 3 "$work/presence.json"
 beside connect-storm 5 "$work/connect-storm.json"
 alone connect 1 "$work/connect.json"
+stun stun 9 "$work/stun.json"
+stun stun-open 5 "$work/stun-open.json"
+stun stun-ipv6 5 "$work/stun.json" --set ipv6=true
 for peers in 6000 18000; do
     alone "idle-$peers" 1 idle "peers=$peers" namespace_size=10 seconds=1
 done

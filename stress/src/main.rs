@@ -12,6 +12,7 @@ mod control;
 mod floor;
 mod report;
 mod scenario;
+mod stun;
 mod worker;
 mod workload;
 
@@ -41,7 +42,7 @@ enum Command {
         workload: String,
         /// Parameters of the workload, over the file's: `window=16 size=4000`
         settings: Vec<String>,
-        /// What to load: `floor`, a server's path, or the address of a running one
+        /// What to load: `floor`, a server's path, the address of a running one, or a command line with `{port}`
         #[arg(long, short, default_value = "target/release/peer-server")]
         target: String,
         #[command(flatten)]
@@ -49,7 +50,8 @@ enum Command {
     },
     /// Runs one workload against several targets, round by round, and gives ratios to the first
     Compare {
-        /// What to load: `floor`, a server's path, or the address of a running one; `NAME=` before it names it
+        /// What to load: `floor`, a server's path, the address of a running one, or the command line of another server with
+        /// `{port}` and perhaps `{address}` where it is to listen; `NAME=` before it names it
         #[arg(required = true, num_args = 2..)]
         targets: Vec<String>,
         /// A workload's file, or the name of a scenario
@@ -71,6 +73,9 @@ enum Command {
         /// Swallows each so manieth read, to test those who measure it
         #[arg(long, default_value_t = 0, hide = true)]
         lose_every: u64,
+        /// Answers STUN requests, unread, by UDP
+        #[arg(long)]
+        stun: bool,
     },
     /// A worker of a coordinator
     #[command(hide = true)]
@@ -143,7 +148,15 @@ fn main() -> ExitCode {
             how,
         } => measure(&workload, &settings, &targets, &how),
         Command::Card(options) => card::run(&options),
-        Command::Floor { address, lose_every } => floor::run(address, lose_every).map(|()| true),
+        Command::Floor {
+            address,
+            lose_every,
+            stun,
+        } => match stun {
+            true => floor::stun::run(address, lose_every),
+            false => floor::run(address, lose_every),
+        }
+        .map(|()| true),
         Command::Worker => worker::run().map(|()| true),
     };
     match outcome {

@@ -26,6 +26,8 @@ pub struct Outcome {
     pub per_second: f64,
     /// Messages that were refused.
     pub refused: u64,
+    /// Requests by UDP that got no answer in time, and were asked again.
+    pub lost: u64,
     /// Connections that ended in that time.
     pub closed: u64,
     /// Nanoseconds of the server's CPU for each message.
@@ -86,7 +88,11 @@ impl Outcome {
         // Nothing by message where there was none: not a number.
         let messages = counts.arrived as f64;
         let (was, is) = set_up.samples;
-        let connections = set_up.connections.max(1) as f64;
+        // Nor by connection.
+        let connections = match set_up.connections {
+            0 => f64::NAN,
+            some => some as f64,
+        };
         let at = |share: f64| latency.value_at_quantile(share) as f64 / 1e3;
         Self {
             target: target.to_owned(),
@@ -94,6 +100,7 @@ impl Outcome {
             messages: counts.arrived,
             per_second: counts.arrived as f64 / seconds,
             refused: counts.refused,
+            lost: counts.lost,
             closed: counts.closed,
             cpu_ns: if counts.arrived > 0 {
                 cpu_ns / messages
@@ -173,6 +180,7 @@ pub const ROWS: &[Row] = &[
     ("server busy, cores", 2, |o| o.server_busy),
     ("generator busy, cores", 2, |o| o.generator_busy),
     ("refused", 0, |o| o.refused as f64),
+    ("lost", 0, |o| o.lost as f64),
     ("connections closed", 0, |o| o.closed as f64),
     ("connections", 0, |o| o.connections as f64),
     ("connections made/s", 0, |o| o.connects_per_second),

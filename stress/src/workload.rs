@@ -24,7 +24,7 @@ pub struct Workload {
     /// Bytes of a message's payload.
     pub size: usize,
     /// Connected peers: all of them, or those beside the pairs. With `connect` those that are held, with `slow-readers`
-    /// those that read slowly. 0: with `ping` and `mixed` 50, with `rooms` enough for 50.
+    /// those that read slowly, with `stun` sockets. 0: with `ping`, `mixed` and `stun` 50, with `rooms` enough for 50.
     pub peers: usize,
     /// Members of each namespace.
     pub namespace_size: usize,
@@ -40,6 +40,8 @@ pub struct Workload {
     pub tls: bool,
     /// Whether permessage-deflate is asked for.
     pub compression: bool,
+    /// Whether servers that are started here listen on IPv6.
+    pub ipv6: bool,
     /// Seconds before the measurement, and of it.
     pub warm_up: f64,
     /// Seconds of the measurement.
@@ -71,12 +73,22 @@ pub enum Kind {
     Rooms,
     /// A game night: a lobby, matching, an offer, an answer and candidates for each pair, then idle.
     Mixed,
+    /// UDP sockets ask for their own addresses.
+    Stun,
 }
 
 impl Kind {
-    /// Whether the floor can stand in for a server: it passes on what it reads, and answers nothing.
+    /// Whether the floor can stand in for a server: it passes on what it reads, and answers nothing but STUN.
     pub fn has_floor(self) -> bool {
-        matches!(self, Self::Signal | Self::Broadcast | Self::Idle | Self::Connect)
+        matches!(
+            self,
+            Self::Signal | Self::Broadcast | Self::Idle | Self::Connect | Self::Stun
+        )
+    }
+
+    /// Whether it is all done by UDP.
+    pub fn is_datagrams(self) -> bool {
+        self == Self::Stun
     }
 }
 
@@ -112,6 +124,7 @@ impl Default for Workload {
             stall: 1.0,
             tls: false,
             compression: false,
+            ipv6: false,
             warm_up: 0.5,
             seconds: 3.0,
         }
@@ -236,6 +249,15 @@ impl Workload {
             Kind::Ping | Kind::Mixed => self.peers_or_some(),
             Kind::Match => 2 * self.pairs + self.peers,
             Kind::Rooms => self.rooms() * self.namespace_size,
+            Kind::Stun => 0,
+        }
+    }
+
+    /// UDP sockets of all workers together.
+    pub fn sockets(&self) -> usize {
+        match self.scenario {
+            Kind::Stun => self.peers_or_some(),
+            _ => 0,
         }
     }
 }

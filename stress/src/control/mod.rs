@@ -69,8 +69,9 @@ impl Session {
     pub fn open(what: &str, workload: &Workload, plan: &Plan) -> Result<Self, String> {
         let target = Target::open(what, workload, &plan.server)?;
         let connections = workload.connections();
-        let needed = connections.div_ceil(PER_WORKER.min(descriptors().saturating_sub(64)).max(1));
-        let count = plan.workers.max(needed).max(1).min(connections.max(1));
+        let sockets = connections + workload.sockets();
+        let needed = sockets.div_ceil(PER_WORKER.min(descriptors().saturating_sub(64)).max(1));
+        let count = plan.workers.max(needed).max(1).min(sockets.max(1));
         let patience = Duration::from_secs(30)
             + Duration::from_millis(connections as u64 * 4)
             + Duration::from_micros(workload.announcements() * 3);

@@ -1,18 +1,20 @@
-//! What is measured: a server that is started here, one that runs already, or the floor.
+//! What is measured: a server that is started here, ours or another, one that runs already, or the floor.
 //!
 //! Owns: the processes that it started, and their end.
 //! Never: measures.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use crate::stun;
 use crate::worker::pin;
 use crate::worker::protocol::Wire;
 use crate::workload::{Kind, Workload};
@@ -47,12 +49,20 @@ pub struct Target {
 }
 
 impl Target {
-    /// Starts or finds `what`: `floor`, the path of a server, or the address of a running one; `NAME=` before it names it.
+    /// Starts or finds `what`: `floor`, the path of a server, the address of a running one, or a command line with `{port}`;
+    /// `NAME=` before it names it.
     ///
     /// # Errors
     /// It cannot be started, or nobody listens.
     pub fn open(what: &str, workload: &Workload, options: &Options) -> Result<Self, String> {
-        let (name, what) = what.split_once('=').unwrap_or((what, what));
+        let (name, what) = what
+            .split_once('=')
+            .filter(|(name, _)| !name.contains(char::is_whitespace))
+            .unwrap_or((what, what));
+        let host = match workload.ipv6 {
+            true => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            false => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        };
         if let Some(lose_every) = match what {
             "floor" => Some("0"),
             other => other.strip_prefix("floor-that-loses-every:"),
@@ -64,22 +74,32 @@ impl Target {
             }
             let own = std::env::current_exe().map_err(|error| error.to_string())?;
             let mut command = Command::new(own);
-            command.args(["floor", "--address", "127.0.0.1:0", "--lose-every", lose_every]);
+            let address = SocketAddr::new(host, 0).to_string();
+            command.args(["floor", "--address", &address, "--lose-every", lose_every]);
+            if workload.scenario == Kind::Stun {
+                command.arg("--stun");
+            }
             return Self::start(name, Wire::Floor, command, None, options);
         }
         if Path::new(what).is_file() {
             let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-            let settings = settings(workload, options, folder.path())?;
+            let settings = settings(workload, options, host, folder.path())?;
             let path = folder.path().join("config.json");
             std::fs::write(&path, settings).map_err(|error| error.to_string())?;
             let mut command = Command::new(what);
             command.arg("-config").arg(&path);
             return Self::start(name, Wire::Peers, command, Some(folder), options);
         }
+        if what.contains(PORT) {
+            return Self::start_other(name, what, workload, host, options);
+        }
         let address = what.to_socket_addrs().ok().and_then(|mut all| all.next());
-        let address = address.ok_or_else(|| format!("{what} is neither `floor`, nor a file, nor an address"))?;
-        std::net::TcpStream::connect_timeout(&address, Duration::from_secs(3))
-            .map_err(|error| format!("no server at {address}: {error}"))?;
+        let address = address
+            .ok_or_else(|| format!("{what} is neither `floor`, nor a file, nor an address, nor has it {PORT}"))?;
+        if !workload.scenario.is_datagrams() {
+            TcpStream::connect_timeout(&address, Duration::from_secs(3))
+                .map_err(|error| format!("no server at {address}: {error}"))?;
+        }
         Ok(Self {
             name: name.to_owned(),
             wire: Wire::Peers,
@@ -130,6 +150,48 @@ impl Target {
             _folder: folder,
         })
     }
+
+    /// Starts a server that is not ours by its command line, which no shell reads, and waits until it answers.
+    fn start_other(
+        name: &str,
+        line: &str,
+        workload: &Workload,
+        host: IpAddr,
+        options: &Options,
+    ) -> Result<Self, String> {
+        let address = SocketAddr::new(host, free_port(host).map_err(|error| error.to_string())?);
+        let line = line
+            .replace(PORT, &address.port().to_string())
+            .replace(ADDRESS, &host.to_string());
+        let mut words = line.split_whitespace();
+        let program = words.next().unwrap_or_default();
+        let name = if name.contains(PORT) { program } else { name };
+        let mut command = Command::new(program);
+        command.args(words);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = on_cores(&options.cores, || command.spawn()).map_err(|error| format!("{program}: {error}"))?;
+        let mut target = Self {
+            name: name.to_owned(),
+            wire: Wire::Peers,
+            address,
+            pid: Some(child.id()),
+            loops: None,
+            child: Some(child),
+            _folder: None,
+        };
+        let deadline = Instant::now() + START_MAX;
+        while !answers(address, workload.scenario) {
+            let ended = target
+                .child
+                .as_mut()
+                .is_some_and(|child| !matches!(child.try_wait(), Ok(None)));
+            if ended || Instant::now() > deadline {
+                return Err(format!("{program} does not answer at {address}"));
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(target)
+    }
 }
 
 impl Drop for Target {
@@ -140,6 +202,35 @@ impl Drop for Target {
             let _ = child.wait();
         }
     }
+}
+
+/// A port that nobody has, by TCP or by UDP.
+fn free_port(host: IpAddr) -> std::io::Result<u16> {
+    let mut last = None;
+    for _ in 0..100 {
+        let held = TcpListener::bind((host, 0))?;
+        let port = held.local_addr()?.port();
+        match UdpSocket::bind((host, port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()))
+}
+
+/// Whether somebody answers there.
+fn answers(address: SocketAddr, scenario: Kind) -> bool {
+    if scenario != Kind::Stun {
+        return TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok();
+    }
+    let ask = || {
+        let socket = UdpSocket::bind((address.ip(), 0))?;
+        socket.connect(address)?;
+        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+        socket.send(&stun::request([7; 12]))?;
+        socket.recv(&mut [0; 2048])
+    };
+    ask().is_ok()
 }
 
 /// Runs `spawn` so that what it starts stays on `cores`.
@@ -156,9 +247,9 @@ pub fn on_cores<T>(cores: &[usize], spawn: impl FnOnce() -> std::io::Result<T>) 
 }
 
 /// The configuration of a server under test: no limit of one peer is in the way, all others stay.
-fn settings(workload: &Workload, options: &Options, folder: &Path) -> Result<String, String> {
+fn settings(workload: &Workload, options: &Options, host: IpAddr, folder: &Path) -> Result<String, String> {
     let mut settings = Map::from_iter([
-        ("host".to_owned(), json!("127.0.0.1")),
+        ("host".to_owned(), json!(host.to_string())),
         ("port".to_owned(), json!(0)),
         ("loops".to_owned(), json!(options.loops)),
         ("metrics_enabled".to_owned(), json!(false)),
@@ -172,6 +263,10 @@ fn settings(workload: &Workload, options: &Options, folder: &Path) -> Result<Str
     if workload.scenario == Kind::SlowReaders {
         // What is shown is what the defaults do for those who read slowly.
         settings.retain(|key, _| !key.starts_with("send_buffer_"));
+    }
+    if workload.scenario.is_datagrams() {
+        settings.insert("udp_enabled".to_owned(), json!(true));
+        settings.extend(DATAGRAM_LIMITS.iter().map(|limit| ((*limit).to_owned(), json!(0))));
     }
     if workload.tls {
         let certified =
@@ -194,3 +289,11 @@ fn settings(workload: &Workload, options: &Options, folder: &Path) -> Result<Str
     }
     Ok(Value::from(settings).to_string())
 }
+
+/// In a command line: where the server is to listen.
+const PORT: &str = "{port}";
+const ADDRESS: &str = "{address}";
+/// As long as another server may take to answer.
+const START_MAX: Duration = Duration::from_secs(10);
+/// What a server lets one client or one network do by UDP: those of a measurement share an address.
+const DATAGRAM_LIMITS: &[&str] = &["stun_answers_per_sec", "stun_answers_per_prefix_per_sec"];

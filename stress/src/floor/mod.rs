@@ -7,6 +7,8 @@
 //! Owns: its sockets.
 //! Never: looks at what it passes on.
 
+pub mod stun;
+
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;

@@ -18,6 +18,7 @@ mod presence_log;
 mod rooms;
 mod signal;
 mod slow;
+mod stun;
 
 use std::time::Duration;
 
@@ -31,6 +32,11 @@ pub trait Scenario {
     /// Connections to make before anything begins.
     fn peers(&self) -> usize;
 
+    /// UDP sockets to open before anything begins.
+    fn sockets(&self) -> usize {
+        0
+    }
+
     /// What a peer joins when it connects: nothing, if the scenario does not say otherwise.
     fn namespaces(&self, peer: usize) -> Vec<String> {
         let _ = peer;
@@ -43,7 +49,9 @@ pub trait Scenario {
     }
 
     /// A connection has become ready.
-    fn on_ready(&mut self, io: &mut Io, slot: usize);
+    fn on_ready(&mut self, io: &mut Io, slot: usize) {
+        let _ = (io, slot);
+    }
 
     /// All connections are ready: whether what they caused is over as well. Asked again until it is.
     fn settle(&mut self, io: &mut Io) -> bool {
@@ -73,7 +81,22 @@ pub trait Scenario {
     fn describe_missing(&self) -> String;
 
     /// Input of a ready connection. Returns how much of it was used.
-    fn on_input(&mut self, io: &mut Io, slot: usize, bytes: &[u8]) -> usize;
+    fn on_input(&mut self, io: &mut Io, slot: usize, bytes: &[u8]) -> usize {
+        let _ = (io, slot);
+        bytes.len()
+    }
+
+    /// A datagram that came to a UDP socket.
+    fn on_datagram(&mut self, io: &mut Io, index: usize, bytes: &[u8]) {
+        let _ = bytes;
+        io.fail(format!("socket {index} got a datagram"));
+    }
+
+    /// Whether more should come to a UDP socket.
+    fn awaits_datagrams(&self, io: &Io, index: usize) -> bool {
+        let _ = (io, index);
+        true
+    }
 
     /// Once a turn. Returns when to be called again at the latest.
     fn on_turn(&mut self, io: &mut Io) -> Option<Duration> {
@@ -106,6 +129,7 @@ pub fn make(job: &Job) -> Box<dyn Scenario> {
         Kind::Match => Box::new(matching::Matching::new(job)),
         Kind::Mixed => Box::new(mixed::Mixed::new(job)),
         Kind::Rooms => Box::new(rooms::Rooms::new(job)),
+        Kind::Stun => Box::new(stun::Stun::new(job)),
     }
 }
 

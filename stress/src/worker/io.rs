@@ -15,6 +15,7 @@ use rustls::ClientConnection;
 use slab::Slab;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::datagrams::Datagrams;
 use super::frames;
 use super::ports::Ports;
 use super::protocol::{Counts, Job, histogram};
@@ -70,6 +71,8 @@ pub struct Io {
     pub poll: Poll,
     /// Its connections.
     pub links: Slab<Link>,
+    /// Its UDP sockets.
+    pub datagrams: Datagrams,
     /// When the turn began.
     pub now: Instant,
     /// When the worker began.
@@ -109,6 +112,7 @@ impl Io {
             job,
             poll: Poll::new()?,
             links: Slab::new(),
+            datagrams: Datagrams::default(),
             now,
             began: now,
             counts: Counts::default(),
@@ -230,6 +234,14 @@ impl Io {
         if !link.dirty {
             link.dirty = true;
             self.dirty.push(slot);
+        }
+    }
+
+    /// Sends a datagram at once.
+    pub fn send_datagram(&mut self, index: usize, datagram: &[u8]) {
+        match self.datagrams.send(index, datagram) {
+            Ok(bytes) => self.counts.bytes_out += bytes as u64,
+            Err(error) => self.fail(format!("socket {index}: {error}")),
         }
     }
 

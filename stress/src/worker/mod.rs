@@ -3,6 +3,7 @@
 //! Owns: the loop, and the conversation with the coordinator over the standard streams.
 //! Never: knows a scenario's messages.
 
+pub mod datagrams;
 pub mod deflate;
 pub mod frames;
 pub mod io;
@@ -88,7 +89,7 @@ impl Worker {
         if let Some(core) = job.core {
             pin(&[core])?;
         }
-        let io = Io::new(Arc::new(job)).map_err(|error| error.to_string())?;
+        let mut io = Io::new(Arc::new(job)).map_err(|error| error.to_string())?;
         let fd = stdin.as_raw_fd();
         rustix::io::ioctl_fionbio(&stdin, true).map_err(|error| error.to_string())?;
         io.poll
@@ -96,6 +97,8 @@ impl Worker {
             .register(&mut SourceFd(&fd), STDIN, Interest::READABLE)
             .map_err(|error| error.to_string())?;
         let scenario = scenario::make(&io.job);
+        let opened = io.datagrams.open(io.poll.registry(), &io.job, scenario.sockets());
+        opened.map_err(|error| explain(&error, io.datagrams.len() + 1, &io.job))?;
         Ok(Self {
             peers: scenario.peers(),
             io,
@@ -124,6 +127,10 @@ impl Worker {
             for event in &events {
                 if event.token() == STDIN {
                     self.take_orders()?;
+                    continue;
+                }
+                if let Some(index) = self.io.datagrams.index(event.token()) {
+                    self.on_datagrams(index, &mut input);
                     continue;
                 }
                 if event.is_writable()
@@ -182,6 +189,24 @@ impl Worker {
         }
     }
 
+    /// Reads a socket until nothing more is there, or until nothing more should come: what comes all the same is read with
+    /// what comes next, or when the measurement pauses. That spares a read where one answer is under way.
+    fn on_datagrams(&mut self, index: usize, input: &mut [u8]) {
+        loop {
+            match self.io.datagrams.receive(index, input) {
+                Ok(Some(bytes)) => {
+                    self.io.counts.bytes_in += bytes as u64;
+                    self.scenario.on_datagram(&mut self.io, index, &input[..bytes]);
+                }
+                Ok(None) => return,
+                Err(error) => return self.io.fail(format!("socket {index}: {error}")),
+            }
+            if !self.scenario.awaits_datagrams(&self.io, index) {
+                return;
+            }
+        }
+    }
+
     fn take_input(&mut self, slot: usize, bytes: &[u8]) -> Result<(), String> {
         let mut kept = std::mem::take(&mut self.io.links[slot].inbox);
         let whole = if kept.is_empty() {
@@ -231,13 +256,17 @@ impl Worker {
     fn connect(&mut self) -> Result<(), String> {
         let most = self.connecting_max();
         while self.connecting < most && self.opened < self.peers {
-            self.io.open(self.opened).map_err(|error| self.explain(&error))?;
+            self.io
+                .open(self.opened)
+                .map_err(|error| explain(&error, self.io.links.len() + 1, &self.io.job))?;
             self.opened += 1;
             self.connecting += 1;
         }
         while self.is_ready && self.connecting < most {
             let Some(peer) = self.io.wanted.pop_front() else { break };
-            self.io.open(peer).map_err(|error| self.explain(&error))?;
+            self.io
+                .open(peer)
+                .map_err(|error| explain(&error, self.io.links.len() + 1, &self.io.job))?;
             self.connecting += 1;
         }
         Ok(())
@@ -248,22 +277,6 @@ impl Worker {
             true => self.io.job.workload.window.max(CONNECTING_MAX),
             false => CONNECTING_MAX,
         }
-    }
-
-    fn explain(&self, error: &std::io::Error) -> String {
-        let job = &self.io.job;
-        let hint = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-            Some(rustix::io::Errno::MFILE) => ": the limit of open files is reached; raise it with `ulimit -n`",
-            Some(rustix::io::Errno::ADDRNOTAVAIL | rustix::io::Errno::ADDRINUSE) => {
-                ": no source port is left; widen net.ipv4.ip_local_port_range, or take more --workers"
-            }
-            _ => "",
-        };
-        format!(
-            "connection {} from {}: {error}{hint}",
-            self.io.links.len() + 1,
-            job.source
-        )
     }
 
     fn on_ended(&mut self, ended: Ended) -> Result<(), String> {
@@ -299,6 +312,7 @@ impl Worker {
         if let Some((arrived, since)) = self.pausing {
             let silent = self.io.now.duration_since(since) > SILENCE;
             if self.scenario.is_quiet() || silent {
+                self.read_leftovers();
                 if !self.scenario.is_quiet() {
                     let missing = self.scenario.describe_missing();
                     self.io.fail(missing);
@@ -310,6 +324,16 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Datagrams that nobody awaits any more: the scenario says whether they may be.
+    fn read_leftovers(&mut self) {
+        let mut input = vec![0; 2048];
+        for index in 0..self.io.datagrams.len() {
+            while let Ok(Some(bytes)) = self.io.datagrams.receive(index, &mut input) {
+                self.scenario.on_datagram(&mut self.io, index, &input[..bytes]);
+            }
+        }
     }
 
     fn take_orders(&mut self) -> Result<(), String> {
@@ -357,6 +381,18 @@ impl Worker {
             Order::End => self.ended = true,
         }
     }
+}
+
+/// Why the `number`th socket cannot be had.
+fn explain(error: &std::io::Error, number: usize, job: &Job) -> String {
+    let hint = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::MFILE) => ": the limit of open files is reached; raise it with `ulimit -n`",
+        Some(rustix::io::Errno::ADDRNOTAVAIL | rustix::io::Errno::ADDRINUSE) => {
+            ": no source port is left; widen net.ipv4.ip_local_port_range, or take more --workers"
+        }
+        _ => "",
+    };
+    format!("connection {number} from {}: {error}{hint}", job.source)
 }
 
 /// Nanoseconds that this thread was running.

@@ -94,6 +94,8 @@ pub struct Counts {
     pub arrived: u64,
     /// Messages that the server refused, and said so.
     pub refused: u64,
+    /// Requests by UDP that got no answer in time.
+    pub lost: u64,
     /// Bytes read.
     pub bytes_in: u64,
     /// Bytes written.
@@ -125,6 +127,7 @@ impl Counts {
             sent: op(self.sent, other.sent),
             arrived: op(self.arrived, other.arrived),
             refused: op(self.refused, other.refused),
+            lost: op(self.lost, other.lost),
             bytes_in: op(self.bytes_in, other.bytes_in),
             bytes_out: op(self.bytes_out, other.bytes_out),
             connected: op(self.connected, other.connected),
