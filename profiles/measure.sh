@@ -36,13 +36,14 @@ alone() {
     echo "$name"
 }
 
-# stun NAME ROUNDS WORKLOAD [SETTING...]: the server, the floor and, where it is installed, coturn in turn.
+# stun NAME ROUNDS WORKLOAD [SETTING...]: coturn, where it is installed, the floor and the server in turn.
 stun() {
-    local name=$1 rounds=$2 workload=$3 targets=(floor "server=$server")
+    local name=$1 rounds=$2 workload=$3 targets=()
     shift 3
     if command -v turnserver >/dev/null; then
         targets+=("coturn=turnserver -n -S --relay-threads 1 -L {address} -p {port} --no-cli -l /dev/null")
     fi
+    targets+=(floor "server=$server")
     "$stress" compare "${targets[@]}" --workload "$workload" --rounds "$rounds" --csv "$out/$name.csv" "$@" >"$out/$name.txt"
     echo "$name"
 }
@@ -77,6 +78,9 @@ alone connect 1 "$work/connect.json"
 stun stun 9 "$work/stun.json"
 stun stun-open 5 "$work/stun-open.json"
 stun stun-ipv6 5 "$work/stun.json" --set ipv6=true
+for how in simple simple-join natpunch; do
+    alone "punch-$how" 5 "$work/punch-$how.json"
+done
 for peers in 6000 18000; do
     alone "idle-$peers" 1 idle "peers=$peers" namespace_size=10 seconds=1
 done

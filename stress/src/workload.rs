@@ -24,7 +24,7 @@ pub struct Workload {
     /// Bytes of a message's payload.
     pub size: usize,
     /// Connected peers: all of them, or those beside the pairs. With `connect` those that are held, with `slow-readers`
-    /// those that read slowly, with `stun` sockets. 0: with `ping`, `mixed` and `stun` 50, with `rooms` enough for 50.
+    /// those that read slowly, with `stun` and `punch` sockets. 0: with `ping`, `mixed`, `stun` and `punch` 50, with `rooms` enough for 50.
     pub peers: usize,
     /// Members of each namespace.
     pub namespace_size: usize,
@@ -42,6 +42,10 @@ pub struct Workload {
     pub compression: bool,
     /// Whether servers that are started here listen on IPv6.
     pub ipv6: bool,
+    /// What registers with `punch`.
+    pub dialect: Dialect,
+    /// Whether with `punch` each session is joined by another socket.
+    pub join: bool,
     /// Seconds before the measurement, and of it.
     pub warm_up: f64,
     /// Seconds of the measurement.
@@ -75,6 +79,8 @@ pub enum Kind {
     Mixed,
     /// UDP sockets ask for their own addresses.
     Stun,
+    /// Clients of a punch dialect register by UDP, and go.
+    Punch,
 }
 
 impl Kind {
@@ -88,7 +94,7 @@ impl Kind {
 
     /// Whether it is all done by UDP.
     pub fn is_datagrams(self) -> bool {
-        self == Self::Stun
+        matches!(self, Self::Stun | Self::Punch)
     }
 }
 
@@ -103,6 +109,17 @@ pub enum Placement {
     SameLoop,
     /// On two loops.
     CrossLoop,
+}
+
+/// A punch dialect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dialect {
+    /// 002, in ASCII.
+    #[default]
+    Simple,
+    /// 001, in protobuf.
+    Natpunch,
 }
 
 /// Peers or rooms, where a workload names no number of peers.
@@ -125,6 +142,8 @@ impl Default for Workload {
             tls: false,
             compression: false,
             ipv6: false,
+            dialect: Dialect::Simple,
+            join: false,
             warm_up: 0.5,
             seconds: 3.0,
         }
@@ -202,6 +221,14 @@ impl Workload {
                 (2..=50).contains(&self.namespace_size) || self.scenario != Kind::Mixed,
                 "a lobby needs a namespace_size from 2 to 50, the most that the list after a join names",
             ),
+            (
+                !(self.ipv6 && self.scenario == Kind::Punch && self.dialect == Dialect::Simple),
+                "the simple dialect has no way to write an IPv6 address",
+            ),
+            (
+                !self.join || self.dialect == Dialect::Simple,
+                "join needs the simple dialect",
+            ),
             (self.rate >= 0.0 && self.rate.is_finite(), "rate must not be negative"),
             (
                 self.seconds > 0.0 && self.seconds <= 3600.0,
@@ -249,7 +276,7 @@ impl Workload {
             Kind::Ping | Kind::Mixed => self.peers_or_some(),
             Kind::Match => 2 * self.pairs + self.peers,
             Kind::Rooms => self.rooms() * self.namespace_size,
-            Kind::Stun => 0,
+            Kind::Stun | Kind::Punch => 0,
         }
     }
 
@@ -257,6 +284,7 @@ impl Workload {
     pub fn sockets(&self) -> usize {
         match self.scenario {
             Kind::Stun => self.peers_or_some(),
+            Kind::Punch => self.peers_or_some() * (1 + usize::from(self.join)),
             _ => 0,
         }
     }

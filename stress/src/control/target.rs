@@ -296,4 +296,13 @@ const ADDRESS: &str = "{address}";
 /// As long as another server may take to answer.
 const START_MAX: Duration = Duration::from_secs(10);
 /// What a server lets one client or one network do by UDP: those of a measurement share an address.
-const DATAGRAM_LIMITS: &[&str] = &["stun_answers_per_sec", "stun_answers_per_prefix_per_sec"];
+const DATAGRAM_LIMITS: &[&str] = &[
+    "stun_answers_per_sec",
+    "stun_answers_per_prefix_per_sec",
+    "punch_datagrams_per_sec",
+    "punch_registrations_per_min_per_ip",
+    "punch_sessions_per_ip",
+    "punch_misses_per_min_per_ip",
+    "punch_simple_replies_per_sec",
+    "punch_simple_replies_per_10_sec",
+];

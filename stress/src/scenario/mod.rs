@@ -15,6 +15,7 @@ mod pattern;
 mod ping;
 mod presence;
 mod presence_log;
+mod punch;
 mod rooms;
 mod signal;
 mod slow;
@@ -130,6 +131,7 @@ pub fn make(job: &Job) -> Box<dyn Scenario> {
         Kind::Mixed => Box::new(mixed::Mixed::new(job)),
         Kind::Rooms => Box::new(rooms::Rooms::new(job)),
         Kind::Stun => Box::new(stun::Stun::new(job)),
+        Kind::Punch => Box::new(punch::Punch::new(job)),
     }
 }
 
