@@ -110,8 +110,16 @@ fn a_connection_that_breaks_while_its_requests_are_answered_leaves_nothing_behin
                 stream.write_all(&bytes).unwrap();
                 drop(stream);
             });
-            let health = http(server.addr(), "GET", "/health", &[]).json();
-            assert_eq!(health["peers"], 0, "with {loops} loops, after {number}");
+            // On a busy machine the reset may reach the server after the registration: then that peer goes at once.
+            let started = Instant::now();
+            loop {
+                let health = http(server.addr(), "GET", "/health", &[]).json();
+                if health["peers"] == 0 {
+                    break;
+                }
+                let late = started.elapsed() > ANSWER_WITHIN;
+                assert!(!late, "with {loops} loops, after {number}: {health}");
+            }
         }
         registered(&server, "after them");
     }

@@ -215,23 +215,23 @@ fn members_of_a_started_lobby_meet() {
         );
 
         let mut sides = Vec::new();
-        for n in 0..3 {
-            assert!(clients[n].handle_connections(0, 20).is_none());
+        for (n, client) in clients.iter_mut().enumerate() {
+            assert!(client.handle_connections(0, 20).is_none());
             for number in [4, 4] {
-                clients[n].handle_datagram(at(SERVER), &server.endpoints(number, n), 20);
-                let ack = clients[n].poll_transmit().unwrap().payload;
+                client.handle_datagram(at(SERVER), &server.endpoints(number, n), 20);
+                let ack = client.poll_transmit().unwrap().payload;
                 assert_eq!(
                     wire::read(&ack),
                     Some((0, Words::Ack { number })),
                     "each repeat is acknowledged"
                 );
             }
-            let peers = events(&mut clients[n])
+            let peers = events(client)
                 .into_iter()
                 .filter(|event| matches!(event, Event::Peers(list) if list.len() == 2));
             assert_eq!(peers.count(), 1, "told once");
-            assert_eq!(clients[n].poll_timeout(), None, "the socket is the application's");
-            sides.push(clients[n].handle_connections(n as u64, 20).unwrap());
+            assert_eq!(client.poll_timeout(), None, "the socket is the application's");
+            sides.push(client.handle_connections(n as u64, 20).unwrap());
         }
         assert_eq!(meet(&mut sides), 6);
     }
