@@ -26,7 +26,6 @@ use self::wire::Words;
 use crate::direct::Direct;
 use crate::{Queue, Transmit};
 
-mod base64;
 mod wire;
 
 pub use wire::Request;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use data_encoding::BASE64;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -99,7 +100,7 @@ fn replay(flow: &Value, tcp: &str, udp: &str, others: usize) {
 /// A datagram as text; of an ack's data what is before the time.
 fn without_time(datagram: &[u8]) -> String {
     let payload: Value = serde_json::from_slice(&datagram[7..]).unwrap();
-    let data = String::from_utf8(base64::decode(payload["Data"].as_str().unwrap()).unwrap()).unwrap();
+    let data = String::from_utf8(BASE64.decode(payload["Data"].as_str().unwrap().as_bytes()).unwrap()).unwrap();
     let data = data.split(r#","Timestamp""#).next().unwrap();
     let header = match payload["Type"].as_u64() {
         // The time's digits are not always as many.
@@ -121,7 +122,7 @@ impl Server {
     fn answer(&mut self, n: usize, line: &[u8]) -> String {
         let request: Value = serde_json::from_slice(line).unwrap();
         let body: Value = match request["Body"].as_str() {
-            Some(body) => serde_json::from_slice(&base64::decode(body).unwrap()).unwrap(),
+            Some(body) => serde_json::from_slice(&BASE64.decode(body.as_bytes()).unwrap()).unwrap(),
             None => Value::Null,
         };
         let wrong = body["LobbyCode"] != "abcdef";
@@ -158,7 +159,7 @@ fn public(n: usize) -> SocketAddr {
 }
 
 fn packed(number: i32, kind: u8, data: &str) -> Vec<u8> {
-    let payload = json!({ "Type": kind, "Data": base64::encode(data.as_bytes()) }).to_string();
+    let payload = json!({ "Type": kind, "Data": BASE64.encode(data.as_bytes()) }).to_string();
     let len = i16::try_from(payload.len()).unwrap();
     [&number.to_le_bytes()[..], &len.to_le_bytes(), &[0], payload.as_bytes()].concat()
 }

@@ -5,10 +5,9 @@
 
 use std::net::SocketAddr;
 
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use super::base64;
 
 /// Bytes of the longest datagram that is read.
 const DATAGRAM_MAX: usize = 1024;
@@ -61,7 +60,7 @@ impl Request {
             Self::JoinLobby(code) => (2, Some(json(&OfLobby { code, session }))),
             Self::StartLobby(code) => (3, Some(json(&OfLobby { code, session }))),
         };
-        let body = body.map(|body| base64::encode(&body));
+        let body = body.map(|body| BASE64.encode(&body));
         let mut line = json(&TcpMessage { r#type, body });
         line.push(b'\n');
         line
@@ -129,7 +128,7 @@ pub(super) fn read(datagram: &[u8]) -> Option<(i32, Words)> {
     let number = i32::from_le_bytes([*n0, *n1, *n2, *n3]);
     let len = usize::try_from(i16::from_le_bytes([*l0, *l1])).ok()?;
     let message: UdpMessage = serde_json::from_slice(payload.get(..len)?).ok()?;
-    let data = base64::decode(&message.data?)?;
+    let data = BASE64.decode(message.data?.as_bytes()).ok()?;
     let words = match message.r#type {
         0 => {
             let AckData { sequence_number, .. } = serde_json::from_slice(&data).ok()?;
@@ -175,7 +174,7 @@ pub(super) fn ack(number: i32, timestamp: i64) -> Vec<u8> {
 }
 
 fn write(number: i32, r#type: u8, data: &[u8]) -> Vec<u8> {
-    let payload = format!(r#"{{"Type":{},"Data":"{}"}}"#, r#type, base64::encode(data));
+    let payload = format!(r#"{{"Type":{},"Data":"{}"}}"#, r#type, BASE64.encode(data));
     // The longest data is an ack's, below a hundred bytes.
     let len = i16::try_from(payload.len()).unwrap_or(i16::MAX);
     let mut datagram = number.to_le_bytes().to_vec();
