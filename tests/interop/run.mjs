@@ -1,11 +1,13 @@
 // Interop tests: clients of other people against the built server, prints `N passed, N failed`.
 //
 // Every pair of clients holds the same conversation over each kind of connection; then each client alone sees the ends
-// that the server makes. `run.sh` installs what this needs and sets PEER_SERVER_BIN and INTEROP_PYTHON.
+// that the server makes. Last, public STUN clients, those that are installed. `run.sh` installs what this needs and
+// sets PEER_SERVER_BIN and INTEROP_PYTHON.
 import { conversation } from './conversation.mjs';
 import { endings } from './endings.mjs';
 import { NodePeer, PythonPeer } from './peers.mjs';
 import { cleanUp, defer, makeCertificate, startServer, within } from './server.mjs';
+import { isInstalled, stunClients } from './stun.mjs';
 
 const TEST_TIMEOUT_MS = 20_000;
 const WHOLE_RUN_MS = 120_000;
@@ -29,6 +31,7 @@ try {
   for (const tls of [false, true]) {
     for (const compression of [false, true]) await runAll(tls ? certificate : null, compression);
   }
+  await runStunClients();
 } catch (error) {
   if (!stopping) {
     failed += 1;
@@ -62,6 +65,17 @@ async function runAll(certificate, compression) {
   });
   const diagnostics = server.diagnostics.join('').slice(-20_000);
   if (failed > failedBefore) console.log(`what the server wrote to stderr:\n${diagnostics}`);
+}
+
+/** The STUN clients, one after another: each looks at the server's counters. */
+async function runStunClients() {
+  const server = await startServer(null, false);
+  const { port } = new URL(server.url);
+  const health = async () => (await fetch(`http://127.0.0.1:${port}/health`)).json();
+  for (const [name, [program, distributedIn, test]] of Object.entries(stunClients)) {
+    if (isInstalled(program)) await run(`STUN: ${name}`, server, [], () => test({ port, health }));
+    else console.log(`skipped STUN: ${name}: ${program} is not installed (Debian: ${distributedIn})`);
+  }
 }
 
 /** One test, with fresh peers that are ended after it. `open` connects peers, with compression where the server has it. */
