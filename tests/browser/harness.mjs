@@ -11,12 +11,12 @@ import readline from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 
-const HERE = path.dirname(fileURLToPath(import.meta.url));
+export const HERE = path.dirname(fileURLToPath(import.meta.url));
 export const ROOT = path.resolve(HERE, '../..');
 export const TEST_TIMEOUT_MS = 45_000;
 export const EXIT_TIMEOUT_MS = 10_000;
 const START_TIMEOUT_MS = 15_000;
-const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
+export const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const BROWSER_FLAGS = [
   '--headless',
   '--no-sandbox',
@@ -30,8 +30,6 @@ const BROWSER_FLAGS = [
   // Real addresses as candidates, loopback among them: the machine may have no other interface and no mDNS.
   '--disable-features=WebRtcHideLocalIpsWithMdns',
   '--allow-loopback-in-peer-connection',
-  // No name resolves, so that a page can reach this machine only.
-  '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
 ];
 // No TURN server is there: pages construct connections with it and gather nothing.
 export const ICE = {
@@ -111,8 +109,10 @@ export async function servePages() {
   return `http://127.0.0.1:${site.address().port}`;
 }
 
-export async function startBrowser() {
-  const launch = { executablePath: CHROMIUM, args: BROWSER_FLAGS, timeout: START_TIMEOUT_MS * 2 };
+/** Starts a browser whose pages can reach that address only: no name resolves, and no other address either. */
+export async function startBrowser({ executablePath = CHROMIUM, reachable = '127.0.0.1' } = {}) {
+  const args = [...BROWSER_FLAGS, `--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE ${reachable}`];
+  const launch = { executablePath, args, timeout: START_TIMEOUT_MS * 2 };
   // Signals are ours to handle: the server has to end as well.
   const browser = await chromium.launch({ ...launch, handleSIGINT: false, handleSIGTERM: false, handleSIGHUP: false });
   cleanups.push(() => browser.close());

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { createHash, createHmac, randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
+import { gatherCandidates } from './gathering.mjs';
 import { EXIT_TIMEOUT_MS, ICE, ROOT, within } from './harness.mjs';
 
 export const tests = {
@@ -234,6 +235,19 @@ export const tests = {
       lines.some((line) => line.includes('registered')),
       lines.join('\n'),
     );
+  },
+
+  async 'a page asks the same port for its address with STUN'({ peer, server }) {
+    const { host, port } = new URL(server.url);
+    // `udp` is there once any datagram has come.
+    const answered = async () => (await (await fetch(`http://${host}/health`)).json()).udp?.sent.stun ?? 0;
+    const before = await answered();
+    const page = await peer('blank');
+    const gathered = await page.evaluate(gatherCandidates, `stun:127.0.0.1:${port}`);
+    // Without a NAT between them the address is the one that the page knows already, and ICE keeps it once. Behind one:
+    // tests/nat.
+    assert.ok(gathered.candidates.some(({ address }) => address === '127.0.0.1'), JSON.stringify(gathered));
+    assert.ok((await answered()) > before, JSON.stringify(gathered));
   },
 
   // Last: the server does not outlive it.
