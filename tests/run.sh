@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs every test of the project: format, lints, Rust tests, the built server in a real browser and
-# with WebSocket clients of other people.
-# As root it installs what is missing from Debian's packages; otherwise it names what is missing and stops.
+# Runs every test of the project: format, lints, Rust tests, the built server in a real browser, with WebSocket and STUN
+# clients of other people, and with players behind emulated NATs.
+# As root it installs what is missing from Debian's packages; otherwise it names what is missing and stops. What few people
+# have, public STUN clients and the tools for emulated NATs, may be missing: the tests that need it say that they are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -30,6 +31,28 @@ install_missing() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 }
 
+install_optional() {
+    local packages=() policy=/usr/sbin/policy-rc.d own_policy=
+    command -v turnutils_stunclient >/dev/null || packages+=(coturn)
+    command -v stun >/dev/null || packages+=(stun-client)
+    command -v ip >/dev/null || packages+=(iproute2)
+    command -v nft >/dev/null || packages+=(nftables)
+    command -v conntrack >/dev/null || packages+=(conntrack)
+    command -v sysctl >/dev/null || packages+=(procps)
+    [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
+    step "install ${packages[*]}"
+    # Debian starts a service when its package is installed: coturn's must not run.
+    if [ ! -e "$policy" ]; then
+        own_policy=$policy
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    apt-get update -qq || true
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null ||
+        echo "not installed: tests that need them are skipped"
+    [ -z "$own_policy" ] || rm -f "$own_policy"
+}
+
 check_tools() {
     command -v cargo >/dev/null || { echo "missing: cargo (Rust 1.89 or newer)" >&2; exit 1; }
     local major
@@ -45,6 +68,7 @@ check_tools() {
 }
 
 install_missing
+install_optional
 check_tools
 
 step "format"
@@ -70,4 +94,7 @@ export PEER_SERVER_BIN
 )
 
 step "interop tests"
-exec bash tests/interop/run.sh
+bash tests/interop/run.sh
+
+step "tests behind emulated NATs"
+exec bash tests/nat/run.sh
