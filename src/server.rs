@@ -362,6 +362,7 @@ fn settings(config: &Config, service: Service, loops: usize) -> Settings {
                 config.punch_natpunch_enabled,
             ],
             public_ipv4: config.public_ipv4,
+            public_ipv6: config.public_ipv6,
             public_port: config.public_port,
             stun_per_sec: config.stun_answers_per_sec,
             stun_per_prefix_per_sec: config.stun_answers_per_prefix_per_sec,

@@ -12,7 +12,7 @@ mod figures;
 mod rates;
 pub mod socket;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::ops::Range;
 
 use mio::net::UdpSocket;
@@ -38,6 +38,8 @@ pub struct DatagramSettings {
     pub enabled: [bool; Dialect::ALL.len()],
     /// The IPv4 address at which clients reach this server, if it is not the one that a datagram is sent to.
     pub public_ipv4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub public_ipv6: Option<Ipv6Addr>,
     /// The port at which they do; 0: the bound one.
     pub public_port: u16,
     /// STUN answers a second to one address and port.
@@ -181,6 +183,14 @@ impl Datagrams {
             0 => first.port(),
             port => port,
         })
+    }
+
+    /// The configured address at which this client reaches us, as it stands in a URL.
+    pub(super) fn public_host(&self, client: IpAddr) -> Option<String> {
+        match client {
+            IpAddr::V4(_) => self.settings.public_ipv4.map(|own| own.to_string()),
+            IpAddr::V6(_) => self.settings.public_ipv6.map(|own| format!("[{own}]")),
+        }
     }
 
     /// The prefix that shares a rate: an IPv4 /24, an IPv6 /56.

@@ -51,7 +51,13 @@ impl EventLoop {
         let Some((fingerprint, _)) = self.shard.identity(peer) else {
             return;
         };
-        let own = self.hosts.get(slot).zip(self.datagrams.stun_port());
+        let address = self.connections.get(slot).map(|connection| connection.address);
+        let public = match self.hosts.get(slot) {
+            Some(_) => None,
+            None => address.and_then(|address| self.datagrams.public_host(address)),
+        };
+        let host = self.hosts.get(slot).or(public.as_deref());
+        let own = host.zip(self.datagrams.stun_port());
         let own = own.map(|(host, port)| Own { host, port });
         let mut text = std::mem::take(&mut self.scratch.text);
         text.clear();

@@ -1,7 +1,7 @@
 //! What a peer is told to gather WebRTC candidates with, and whether a TURN server takes its credential.
 
 use std::fs::File;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -96,6 +96,25 @@ fn the_own_port_is_told_under_the_name_that_the_client_came_by_wherever_it_moved
         }
         let moved = || metric(&server, "peer_server_connections_moved_total");
         wait_until(|| moved() > 10, || "many of the connections moved".to_owned());
+    }
+}
+
+#[test]
+fn a_client_that_names_no_host_is_told_the_public_address_of_its_family() {
+    let config = json!({
+        "ice_servers": "auto", "host": "::", "public_ipv4": "203.0.113.7", "public_ipv6": "2001:db8::7", "public_port": 3478,
+    });
+    let server = serve(config);
+    let port = server.addr().port();
+    for (own, expected) in [("127.0.0.1", "203.0.113.7"), ("::1", "[2001:db8::7]")] {
+        let address = SocketAddr::new(own.parse().unwrap(), port);
+        let options = ConnectOptions {
+            headers: vec![("Host".to_owned(), "(unusable)".to_owned())],
+            ..ConnectOptions::default()
+        };
+        let mut peer = Peer::register_as(address, options, json!({ "public_key": own }));
+        let expected = json!([{ "urls": [format!("stun:{expected}:3478")] }]);
+        assert_eq!(answer_to(&mut peer)["ice_servers"], expected);
     }
 }
 
