@@ -121,6 +121,8 @@ pub(super) struct Guards {
     usage: HashMap<Prefix, Usage, RandomState>,
     /// Prefixes looked at since idle ones were last thrown away.
     since_sweep: usize,
+    /// This loop's share of [`PREFIXES_MAX`].
+    most: usize,
 }
 
 impl Guards {
@@ -128,14 +130,17 @@ impl Guards {
         Self {
             usage: HashMap::with_hasher(homes.hasher()),
             since_sweep: 0,
+            most: PREFIXES_MAX / homes.loops(),
         }
     }
 
     /// Whether a prefix keeps the bound; what it asks for is counted then.
     pub(super) fn admits(&mut self, prefix: Prefix, guard: Guard, limits: &Limits, now_ms: u64) -> bool {
         self.sweep(now_ms);
-        // Above this many prefixes a stranger with many addresses gets no more of this loop's memory.
-        if self.usage.len() >= PREFIXES_MAX && !self.usage.contains_key(&prefix) {
+        // Above this many prefixes a stranger with many addresses gets no more of this loop's memory. Whoever has a connection
+        // did not make up its address, and connections have a bound in all.
+        let proven = guard == Guard::Take(Held::MatchmakerConnection);
+        if self.usage.len() >= self.most && !proven && !self.usage.contains_key(&prefix) {
             return false;
         }
         let bound = bound(guard, limits);
@@ -194,7 +199,7 @@ fn bound(guard: Guard, limits: &Limits) -> u32 {
     }
 }
 
-/// Prefixes that a loop counts for at most: some 100 bytes each.
+/// Prefixes that the process counts for at most: some 100 bytes each.
 const PREFIXES_MAX: usize = 1 << 20;
 
 #[cfg(test)]
@@ -253,6 +258,22 @@ mod tests {
             assert!(guards.admits(prefix(1), Guard::Count(Counted::SimpleMiss), &limits, 0));
             assert!(guards.admits(prefix(1), Guard::Take(Held::SimpleSession), &limits, 0));
         }
+    }
+
+    #[test]
+    fn made_up_addresses_do_not_keep_out_those_who_have_a_connection() {
+        let (mut guards, limits) = (guards(), Limits::default());
+        guards.most = 64;
+        let address = |bits: u32| Prefix::of(std::net::Ipv4Addr::from_bits(bits).into());
+        let register = Guard::Count(Counted::NatpunchRegistration);
+        for bits in 0..64 {
+            assert!(guards.admits(address(bits), register, &limits, 0));
+        }
+        assert!(!guards.admits(prefix(1), register, &limits, 0));
+        assert!(guards.admits(prefix(1), Guard::Take(Held::MatchmakerConnection), &limits, 0));
+        // It is known from there on, as long as it holds its connection.
+        assert!(guards.admits(prefix(1), Guard::Take(Held::MatchmakerSession), &limits, 0));
+        assert!(guards.admits(prefix(1), Guard::Count(Counted::MatchmakerMiss), &limits, 0));
     }
 
     #[test]
