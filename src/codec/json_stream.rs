@@ -23,6 +23,14 @@ pub struct Scan {
     escaped: bool,
 }
 
+/// What follows the blanks of JSON (RFC 8259 section 2) at the beginning.
+pub fn trim_blanks(bytes: &[u8]) -> &[u8] {
+    let blanks = bytes
+        .iter()
+        .take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'));
+    bytes.get(blanks.count()..).unwrap_or_default()
+}
+
 /// Why a stream cannot be followed any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -128,6 +136,14 @@ mod tests {
         let expected: Vec<String> = expected.map(str::to_owned).into();
         assert_eq!(objects([stream]), (expected.clone(), None));
         assert_eq!(objects(stream.chunks(1)), (expected, None));
+    }
+
+    #[test]
+    fn a_form_feed_is_no_blank() {
+        assert_eq!(trim_blanks(b" \t\r\n{"), b"{");
+        assert_eq!(trim_blanks(b"\n \x0c{"), b"\x0c{");
+        assert_eq!(trim_blanks(b" \n"), b"");
+        assert_eq!(objects([trim_blanks(b"\x0c{}")]).1, Some(Fault::Syntax));
     }
 
     #[test]

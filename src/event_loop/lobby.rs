@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use super::EventLoop;
 use super::connection::Phase;
-use crate::codec::json_stream::{Fault, Scan};
+use crate::codec::json_stream::{Fault, Scan, trim_blanks};
 use crate::dialect::matchmaker;
 use crate::ids::ConnId;
 use crate::message::matchmaker::{Refusal, Reply, Told};
@@ -67,7 +67,7 @@ impl EventLoop {
         loop {
             if searched == 0 {
                 // Between two requests nothing is kept.
-                bytes = bytes.trim_ascii_start();
+                bytes = trim_blanks(bytes);
             }
             let Some(connection) = self.connections.get_mut(slot) else {
                 return;
