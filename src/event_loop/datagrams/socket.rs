@@ -48,12 +48,6 @@ pub fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = bound(address, true)?;
     // A small buffer only loses datagrams that the kernel could have kept for a moment.
     let _ = socket.set_recv_buffer_size(RECEIVE_BYTES);
-    if address.ip().is_unspecified() {
-        match address {
-            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
-            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
-        }
-    }
     Ok(UdpSocket::from_std(socket.into()))
 }
 
@@ -64,8 +58,15 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
         Some(Protocol::UDP),
     )?;
     socket.set_reuse_port(shared)?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
+    // Before the first datagram can arrive: the kernel notes its destination then, not when it is read.
+    if address.ip().is_unspecified() {
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+            SocketAddr::V6(_) => {
+                socket.set_only_v6(false)?;
+                setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            }
+        }
     }
     socket.bind(&address.into())?;
     Ok(socket)
@@ -170,26 +171,24 @@ impl DatagramSocket {
         bytes: &[u8],
         datagrams: &[(SocketAddr, Range<usize>)],
     ) -> usize {
-        let mut failed = 0;
-        for batch in datagrams.chunks(BATCH) {
-            let mut at = 0;
-            while let Some(rest) = batch.get(at..).filter(|rest| !rest.is_empty()) {
-                match self.send_batch(local, bytes, rest) {
-                    Ok(sent) => at += sent.max(1),
-                    Err(Errno::EINTR) => {}
-                    // No room: what follows would find none either.
-                    Err(Errno::EAGAIN | Errno::ENOBUFS) => return failed + datagrams.len() - at,
-                    // The first one cannot be sent, to wherever it goes; the others may.
-                    Err(_) => {
-                        failed += 1;
-                        at += 1;
-                    }
+        let (mut at, mut failed) = (0, 0);
+        while let Some(rest) = datagrams.get(at..).filter(|rest| !rest.is_empty()) {
+            match self.send_batch(local, bytes, rest) {
+                Ok(sent) => at += sent.max(1),
+                Err(Errno::EINTR) => {}
+                // No room: what follows would find none either.
+                Err(Errno::EAGAIN | Errno::ENOBUFS) => return failed + rest.len(),
+                // The first one cannot be sent, to wherever it goes; the others may.
+                Err(_) => {
+                    failed += 1;
+                    at += 1;
                 }
             }
         }
         failed
     }
 
+    /// Sends as many of the first [`BATCH`] as the kernel takes at once. Answers how many that were.
     fn send_batch(
         &mut self,
         local: Option<IpAddr>,
