@@ -118,7 +118,7 @@ impl Endpoints {
         }
     }
 
-    fn on_bind(&mut self, core: &mut Core, path: Path, session: SessionId, home: LoopId, sequence: u16) {
+    fn on_bind(&mut self, core: &mut Core, path: Path, session: SessionId, home: LoopId, sequence: Option<u16>) {
         let bound = match self.endpoints.entry(path.remote) {
             Entry::Occupied(known) if known.get().session != session => {
                 core.drop(Dropped::NotAllowed);
@@ -128,7 +128,10 @@ impl Endpoints {
             Entry::Vacant(place) => place.insert(Endpoint::new(path, session, home)),
         };
         (bound.path, bound.reported_ms) = (path, core.now_ms);
-        core.tell(path, punch::Event::Matchmaker(Event::Ack { sequence }));
+        match sequence {
+            Some(sequence) => core.tell(path, punch::Event::Matchmaker(Event::Ack { sequence })),
+            None => core.drop(Dropped::RateLimited),
+        }
     }
 
     fn on_deliver(&mut self, core: &mut Core, path: Path, session: SessionId, home: LoopId, peers: Vec<SocketAddr>) {

@@ -160,7 +160,7 @@ pub struct Asker {
 /// To the loop of an address.
 #[derive(Debug)]
 pub enum ToEndpoint {
-    /// A claim is believed: the address is this session's. What made it is acknowledged.
+    /// A claim is believed: the address is this session's.
     Bind {
         /// The address.
         path: Path,
@@ -168,8 +168,8 @@ pub enum ToEndpoint {
         session: SessionId,
         /// Where that is.
         home: LoopId,
-        /// The claim's sequence number.
-        sequence: u16,
+        /// The claim's sequence number, to be acknowledged; None: it was a moment ago.
+        sequence: Option<u16>,
     },
     /// It no longer is.
     Unbind {

@@ -382,7 +382,12 @@ impl Sessions {
         if replaced.is_some() && session.course != Course::Open {
             return core.drop(Dropped::NotAllowed);
         }
-        if (replaced.is_some() && now_ms < session.replace_ms) || !session.may_acknowledge(sequence, now_ms) {
+        if replaced.is_some() && now_ms < session.replace_ms {
+            return core.drop(Dropped::RateLimited);
+        }
+        // A new address is believed also where its claim must not be acknowledged once more.
+        let sequence = session.may_acknowledge(sequence, now_ms).then_some(sequence);
+        if sequence.is_none() && same {
             return core.drop(Dropped::RateLimited);
         }
         if let Some(old) = replaced {

@@ -148,6 +148,20 @@ fn the_first_address_stays_for_five_seconds_once_it_was_replaced() {
 }
 
 #[test]
+fn a_number_that_was_just_acknowledged_still_brings_a_new_address() {
+    let mut world = World::new(4);
+    let (_, session) = world.client(0, "192.0.2.1");
+    for (address, acknowledged) in [("192.0.2.1:5000", 1), ("192.0.2.1:5001", 0)] {
+        world.claim(address, session, 1);
+        assert_eq!(world.sent_to(address).len(), acknowledged, "{address}");
+    }
+    for (address, echoes) in [("192.0.2.1:5000", 0), ("192.0.2.1:5001", 1)] {
+        world.datagram(address, Request::KeepAlive);
+        assert_eq!(world.sent_to(address).len(), echoes, "{address}");
+    }
+}
+
+#[test]
 fn nobody_takes_the_address_of_another_session() {
     for slow in [false, true] {
         let mut world = World::new(4);
