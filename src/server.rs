@@ -130,7 +130,15 @@ impl Server {
             datagram_addresses,
             metrics_address,
         } = start::start(config, &plan, seats)?;
-        announce(config, &addresses, metrics_address, loops, pin, tables);
+        announce(
+            config,
+            &addresses,
+            &datagram_addresses,
+            metrics_address,
+            loops,
+            pin,
+            tables,
+        );
         warn_of_public_address(config, &datagram_addresses);
         Ok(Self {
             addresses,
@@ -457,24 +465,29 @@ fn share_of_memory(bytes: u64, loops: usize) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX) / loops.max(1)
 }
 
+fn list(addresses: &[SocketAddr]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    addresses.join(",")
+}
+
 fn announce(
     config: &Config,
     addresses: &[SocketAddr],
+    datagram_addresses: &[SocketAddr],
     metrics_address: Option<SocketAddr>,
     loops: usize,
     pinned: bool,
     tables: Tables,
 ) {
     let mut stdout = io::stdout().lock();
-    let mut listening = String::new();
     for address in addresses {
         // For whoever started it on any free port. A closed stdout is no reason to stop.
         let _ = writeln!(stdout, "listening on {address}");
-        listening = format!("{listening}{}{address}", if listening.is_empty() { "" } else { "," });
     }
     let _ = stdout.flush();
     tracing::info!(
-        listening,
+        listening = list(addresses),
+        datagrams = list(datagram_addresses),
         tls = config.tls_cert.is_some(),
         metrics = metrics_address
             .map(|address| address.to_string())

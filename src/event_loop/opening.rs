@@ -108,7 +108,10 @@ impl EventLoop {
     /// It has said nothing in time.
     pub(super) fn on_opening_timeout(&mut self, slot: usize) {
         match self.tls {
-            None => self.on_head_timeout(slot),
+            // The time for a head is over as well: what HTTP says to that.
+            None if self.settings.read_timeout_ms <= FIRST_BYTE_MS => self.on_head_timeout(slot),
+            // Nobody knows which language it would have understood.
+            None => self.close_after_flush(slot),
             Some(_) => self.kill(slot),
         }
     }
