@@ -84,8 +84,9 @@ impl Window {
         bound == 0 || self.until_ms <= now_ms || self.count < bound
     }
 
-    /// Counts one more, if that stays within the bound. What exhausts it begins the minute anew: so long nothing is granted.
-    fn count(&mut self, bound: u32, now_ms: u64) -> bool {
+    /// Counts one more, if that stays within the bound. With `penalty`, what exhausts it begins the minute anew: so
+    /// long nothing is granted.
+    fn count(&mut self, bound: u32, penalty: bool, now_ms: u64) -> bool {
         if !self.is_below(bound, now_ms) {
             return false;
         }
@@ -96,7 +97,7 @@ impl Window {
             };
         }
         self.count = self.count.saturating_add(1);
-        if self.count == bound {
+        if penalty && self.count == bound {
             self.until_ms = now_ms + MINUTE_MS;
         }
         true
@@ -137,12 +138,6 @@ impl Guards {
     /// Whether a prefix keeps the bound; what it asks for is counted then.
     pub(super) fn admits(&mut self, prefix: Prefix, guard: Guard, limits: &Limits, now_ms: u64) -> bool {
         self.sweep(now_ms);
-        // Above this many prefixes a stranger with many addresses gets no more of this loop's memory. Whoever has a connection
-        // did not make up its address, and connections have a bound in all.
-        let proven = guard == Guard::Take(Held::MatchmakerConnection);
-        if self.usage.len() >= self.most && !proven && !self.usage.contains_key(&prefix) {
-            return false;
-        }
         let bound = bound(guard, limits);
         if bound == 0 && !matches!(guard, Guard::Take(_)) {
             return true;
@@ -150,6 +145,12 @@ impl Guards {
         if let Guard::Below(counted) = guard {
             let usage = self.usage.get(&prefix);
             return usage.is_none_or(|usage| usage.counted[counted as usize].is_below(bound, now_ms));
+        }
+        // Above this many prefixes a stranger with many addresses gets no more of this loop's memory; what takes none of it was
+        // answered above. Whoever has a connection did not make up its address, and connections have a bound in all.
+        let proven = guard == Guard::Take(Held::MatchmakerConnection);
+        if self.usage.len() >= self.most && !proven && !self.usage.contains_key(&prefix) {
+            return false;
         }
         let usage = self.usage.entry(prefix).or_default();
         match guard {
@@ -159,7 +160,11 @@ impl Guards {
                 *held += u32::from(below);
                 below
             }
-            Guard::Count(counted) | Guard::Below(counted) => usage.counted[counted as usize].count(bound, now_ms),
+            Guard::Count(counted) | Guard::Below(counted) => {
+                // Who guesses is not heard for a minute; who registers often is told to come a little later.
+                let penalty = counted != Counted::NatpunchRegistration;
+                usage.counted[counted as usize].count(bound, penalty, now_ms)
+            }
         }
     }
 
@@ -244,6 +249,31 @@ mod tests {
         assert!(!guards.admits(prefix(1), miss, &limits, 68_999));
         assert!(guards.admits(prefix(1), below, &limits, 69_000));
         assert!(guards.admits(prefix(2), below, &limits, 10_000));
+    }
+
+    #[test]
+    fn a_hundred_registrations_may_follow_in_the_next_minute() {
+        let (mut guards, limits) = (guards(), Limits::default());
+        let register = Guard::Count(Counted::NatpunchRegistration);
+        for second in 0..50 {
+            assert!((0..2).all(|_| guards.admits(prefix(1), register, &limits, second * 1000)));
+        }
+        assert!(!guards.admits(prefix(1), register, &limits, 59_999));
+        assert!(guards.admits(prefix(1), register, &limits, 60_000));
+    }
+
+    #[test]
+    fn what_takes_no_memory_is_admitted_when_there_is_none_left() {
+        let (mut guards, mut limits) = (guards(), Limits::default());
+        for address in 0..PREFIXES_MAX as u32 {
+            let prefix = Prefix::of(std::net::Ipv4Addr::from_bits(address).into());
+            guards.usage.insert(prefix, Usage::default());
+        }
+        assert!(!guards.admits(prefix(1), Guard::Count(Counted::SimpleMiss), &limits, 0));
+        assert!(!guards.admits(prefix(1), Guard::Take(Held::SimpleSession), &limits, 0));
+        assert!(guards.admits(prefix(1), Guard::Below(Counted::SimpleMiss), &limits, 0));
+        limits.registrations_per_min_per_ip = 0;
+        assert!(guards.admits(prefix(1), Guard::Count(Counted::NatpunchRegistration), &limits, 0));
     }
 
     #[test]
