@@ -3,6 +3,8 @@
 //! Owns: their defaults, which are the specifications'.
 //! Never: keeps a count.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::shard::permits::Count;
 
 /// What a host's LAN address is told to whom.
@@ -89,6 +91,7 @@ impl Limits {
 /// What the process holds, counted over all loops.
 #[derive(Debug, Default)]
 pub struct Permits {
+    natpunch_lobbies_made: AtomicU64,
     /// Sessions of the ASCII dialect.
     pub simple_sessions: Count,
     /// Clients of the protobuf dialect.
@@ -101,4 +104,12 @@ pub struct Permits {
     pub matchmaker_sessions: Count,
     /// Lobbies of the lobby dialect.
     pub matchmaker_lobbies: Count,
+}
+
+impl Permits {
+    /// The number of a new lobby of the protobuf dialect: higher than that of every older one, whichever loop made it.
+    /// The loops' clocks say too little for that: each has a start of its own, and a millisecond sees many lobbies.
+    pub fn number_natpunch_lobby(&self) -> u64 {
+        self.natpunch_lobbies_made.fetch_add(1, Ordering::Relaxed)
+    }
 }

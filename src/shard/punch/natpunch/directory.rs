@@ -34,10 +34,10 @@ impl Directory {
         }
     }
 
-    /// Takes note of a lobby as it stands.
-    pub(super) fn put(&mut self, lobby: Arc<Lobby>, created_ms: u64) {
+    /// Takes note of a lobby as it stands. The younger it is, the higher its number.
+    pub(super) fn put(&mut self, lobby: Arc<Lobby>, number: u64) {
         let is_full = lobby.members.len() >= usize::from(lobby.players_max);
-        let (id, rank) = (lobby.id, (is_full, Reverse(created_ms), lobby.id));
+        let (id, rank) = (lobby.id, (is_full, Reverse(number), lobby.id));
         let before = self.lobbies.insert(id, (lobby, rank));
         if let Some((_, before)) = before.filter(|(_, before)| *before != rank) {
             self.ranks.remove(&before);
@@ -93,4 +93,63 @@ fn without_members(list: &mut Word, bytes_max: usize) -> bool {
         lobbies.pop();
     }
     fits
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::ids::LoopId;
+    use crate::message::natpunch::{Ask, Request};
+    use crate::message::punch::Path;
+    use crate::shard::punch::{Event, Limits, Output, Punch};
+
+    fn ask(punch: &mut Punch, port: u16, ask: Ask, now_ms: u64) -> Word {
+        let path = Path {
+            socket: 0,
+            local: None,
+            remote: SocketAddr::from(([192, 0, 2, 1], port)),
+        };
+        punch.handle_natpunch(path, Request { bytes: 100, ask }, now_ms);
+        let mut told = None;
+        while let Some(output) = punch.poll_output() {
+            if let Output::Datagram {
+                event: Event::Natpunch(word),
+                ..
+            } = output
+            {
+                told = Some(word);
+            }
+        }
+        told.unwrap()
+    }
+
+    fn punch() -> Punch {
+        let (id, limits) = (LoopId::new(0), Arc::new(Limits::default()));
+        Punch::new(id, Homes::new(1, [1, 2, 3, 4]), limits, Arc::default(), [7; 32])
+    }
+
+    #[test]
+    fn lobbies_of_one_millisecond_are_listed_newest_first() {
+        let mut punch = punch();
+        for port in 0..8 {
+            let Word::Registered { id, .. } = ask(&mut punch, port, Ask::Register { local: None }, 5) else {
+                panic!()
+            };
+            let create = Ask::Create {
+                client_id: id.to_string(),
+                name: port.to_string(),
+                players_max: 4,
+            };
+            ask(&mut punch, port, create, 5);
+        }
+        let request_id = String::new();
+        let Word::List { lobbies, .. } = ask(&mut punch, 7, Ask::List { request_id }, 5) else {
+            panic!()
+        };
+        let names: Vec<_> = lobbies.iter().map(|listed| listed.lobby.name.to_string()).collect();
+        assert_eq!(names, ["7", "6", "5", "4", "3", "2", "1", "0"]);
+    }
 }

@@ -34,7 +34,8 @@ struct Pending {
 #[derive(Debug)]
 struct Held {
     lobby: Arc<Lobby>,
-    created_ms: u64,
+    /// The younger, the higher.
+    number: u64,
     pending: Vec<Pending>,
 }
 
@@ -105,7 +106,7 @@ impl Lobbies {
         });
         let held = Held {
             lobby,
-            created_ms: core.now_ms,
+            number: core.permits.number_natpunch_lobby(),
             pending: Vec::new(),
         };
         held.publish(core);
@@ -289,8 +290,8 @@ impl Held {
     /// Tells every loop's directory how it stands.
     fn publish(&self, core: &mut Core) {
         for to in every_loop(core) {
-            let (lobby, created_ms) = (self.lobby.clone(), self.created_ms);
-            core.send(to, Mail::Listed { lobby, created_ms }.into());
+            let (lobby, number) = (self.lobby.clone(), self.number);
+            core.send(to, Mail::Listed { lobby, number }.into());
         }
     }
 }

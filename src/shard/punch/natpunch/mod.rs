@@ -87,8 +87,8 @@ pub enum Mail {
     Listed {
         /// It.
         lobby: Arc<Lobby>,
-        /// When it was created, in milliseconds.
-        created_ms: u64,
+        /// The younger, the higher.
+        number: u64,
     },
     /// To every loop: a lobby is no more.
     Unlisted(LobbyId),
@@ -191,7 +191,7 @@ impl Clients {
             Mail::Pending { client, lobby, attempt } => self.on_pending(core, client, lobby, attempt),
             Mail::Joined { client, lobby, remote } => self.on_joined(core, client, lobby, remote),
             Mail::Left { client, lobby } => self.on_left(client, lobby),
-            Mail::Listed { lobby, created_ms } => self.directory.put(lobby, created_ms),
+            Mail::Listed { lobby, number } => self.directory.put(lobby, number),
             Mail::Unlisted(lobby) => self.directory.remove(lobby),
         }
     }
