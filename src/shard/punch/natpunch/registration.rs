@@ -62,6 +62,8 @@ impl Clients {
         }
         record.budget -= len;
         record.answered_ms = core.now_ms;
+        // It listens to the address of ours that it asked last, and nothing was sent from another one yet but answers.
+        record.client.path = path;
         // It has had no id to keep itself alive with.
         record.alive_ms = core.now_ms;
         core.tell(path, Event::Natpunch(answer));
@@ -126,6 +128,7 @@ impl Clients {
         }
         record.may_move_ms = core.now_ms + MOVE_EVERY_MS;
         record.alive_ms = core.now_ms;
+        (record.verified, record.registering) = (true, false);
         let (client, was_at) = (record.client.id, record.at);
         if was_at == core.id {
             self.records.forget_address(slot);
@@ -240,3 +243,89 @@ const REPEATS_MS: u64 = 15_000;
 pub(super) const SILENCE_MS: u64 = SPAN_MS;
 /// How often a client may move to another port.
 const MOVE_EVERY_MS: u64 = 5_000;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ids::Homes;
+    use crate::message::natpunch::{Ask, Request};
+    use crate::shard::punch::{Output, Punch};
+
+    fn punch() -> Punch {
+        let (id, limits) = (LoopId::new(0), Arc::new(Limits::default()));
+        Punch::new(id, Homes::new(1, [1, 2, 3, 4]), limits, Arc::default(), [7; 32])
+    }
+
+    fn path(socket: u8, port: u16) -> Path {
+        Path {
+            socket,
+            local: None,
+            remote: SocketAddr::from(([192, 0, 2, 1], port)),
+        }
+    }
+
+    fn ask(punch: &mut Punch, path: Path, ask: Ask, now_ms: u64) -> Vec<(Path, Word)> {
+        punch.handle_natpunch(path, Request { bytes: 12, ask }, now_ms);
+        let mut told = Vec::new();
+        while let Some(output) = punch.poll_output() {
+            if let Output::Datagram {
+                path,
+                event: Event::Natpunch(word),
+            } = output
+            {
+                told.push((path, word));
+            }
+        }
+        told
+    }
+
+    fn register(punch: &mut Punch, path: Path, now_ms: u64) -> String {
+        match &ask(punch, path, Ask::Register { local: None }, now_ms)[..] {
+            [(to, Word::Registered { id, .. })] if *to == path => id.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_client_is_told_everything_from_the_address_that_it_asked_last_when_it_registered() {
+        let mut punch = punch();
+        let host = register(&mut punch, path(1, 7), 0);
+        assert_eq!(register(&mut punch, path(0, 7), 1000), host);
+        let create = Ask::Create {
+            client_id: host,
+            name: "room".to_owned(),
+            players_max: 2,
+        };
+        let [(_, Word::Created { lobby, .. })] = ask(&mut punch, path(0, 7), create, 1000)[..] else {
+            panic!()
+        };
+        let client_id = register(&mut punch, path(0, 8), 1000);
+        let lobby_id = lobby.to_string();
+        let told = ask(&mut punch, path(0, 8), Ask::Join { client_id, lobby_id }, 1000);
+        assert_eq!(told.len(), 4);
+        assert_eq!(told[3].0, path(0, 7));
+    }
+
+    #[test]
+    fn a_keep_alive_from_another_port_proves_that_port() {
+        let mut punch = punch();
+        let client_id = register(&mut punch, path(0, 7), 0);
+        assert!(
+            ask(
+                &mut punch,
+                path(0, 8),
+                Ask::KeepAlive {
+                    client_id: client_id.clone()
+                },
+                100
+            )
+            .is_empty()
+        );
+        let request_id = "r".repeat(64);
+        assert_eq!(ask(&mut punch, path(0, 8), Ask::List { request_id }, 100).len(), 1);
+        assert_ne!(register(&mut punch, path(0, 8), 1000), client_id);
+    }
+}
