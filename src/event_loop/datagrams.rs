@@ -212,6 +212,8 @@ impl EventLoop {
                     break;
                 };
                 socket.receive(&mut datagrams.input, &mut datagrams.received);
+                // Whatever was told before one of these was sent has been mailed, and is to be known when that is read.
+                self.receive_mail();
                 self.on_batch(index as u8);
             }
         }
@@ -335,11 +337,13 @@ impl EventLoop {
         }));
     }
 
-    /// Sends what waits.
+    /// Sends what waits, after the mail that was caused before it: whoever is told something may act on it at once, by way of
+    /// another loop.
     pub(super) fn flush_datagrams(&mut self) {
         if self.datagrams.queue.is_empty() {
             return;
         }
+        self.pushed = self.mailbox.push();
         self.counters
             .add(Metric::DatagramBytesOut, self.datagrams.output.len() as u64);
         for _ in 0..self.datagrams.flush() {

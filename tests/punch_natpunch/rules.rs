@@ -256,16 +256,15 @@ fn a_join_waits_ten_seconds_from_its_last_repeat() {
 }
 
 #[test]
-fn one_join_waits_for_a_joiner_and_it_keeps_its_place() {
+fn one_join_waits_for_a_joiner_and_takes_no_place() {
     everywhere(|mut world| {
         let (one, two, joiner, late) = (address(1, 1), address(2, 2), address(3, 3), address(4, 4));
         let ids = [one, two, joiner, late].map(|address| world.client(address));
         let first = world.lobby(one, &ids[0], "one", 2);
         let second = world.lobby(two, &ids[1], "two", 2);
         assert_eq!(world.ask(joiner, join(&ids[2], &first)).len(), 3);
-        assert_eq!(world.ask(late, join(&ids[3], &first)), [error("Lobby is full")]);
         assert_eq!(world.ask(joiner, join(&ids[2], &second)).len(), 3);
-        // The first one waits no longer: there is a place, and no other end to it.
+        // The first one waits no longer, and has no other end.
         assert_eq!(world.ask(late, join(&ids[3], &first)).len(), 3);
         world.take(one);
         world.datagram(one, &encode(ready(&first, &ids[2])));
@@ -604,6 +603,23 @@ fn joins_are_two_a_second() {
         assert_eq!(world.ask(joiner, join(&id, "lobby_0")), []);
         world.advance(500);
         assert_eq!(world.ask(joiner, join(&id, "lobby_0")), refused);
+    });
+}
+
+#[test]
+fn of_two_who_meet_the_host_of_one_place_the_first_is_a_member() {
+    everywhere(|mut world| {
+        let (host, one, two) = (address(1, 1), address(2, 2), address(3, 3));
+        let ids = [host, one, two].map(|address| world.client(address));
+        let lobby = world.lobby(host, &ids[0], "room", 2);
+        assert_eq!(world.ask(one, join(&ids[1], &lobby)).len(), 3);
+        assert_eq!(world.ask(two, join(&ids[2], &lobby)).len(), 3);
+        world.datagram(host, &encode(ready(&lobby, &ids[2])));
+        assert_eq!(kinds(&world.take(two)), ["LobbyUpdate"]);
+        world.datagram(host, &encode(ready(&lobby, &ids[1])));
+        assert_eq!(world.take(one), [error("Lobby is full")]);
+        world.advance(600);
+        assert_eq!(world.ask(one, join(&ids[1], &lobby)), [error("Lobby is full")]);
     });
 }
 

@@ -124,7 +124,7 @@ impl Lobbies {
         }
         let until_ms = core.now_ms + MEET_WITHIN_MS;
         let again = held.pending.iter().position(|pending| pending.client.id == client.id);
-        if again.is_none() && !held.takes(&client) {
+        if !held.takes(&client) || (again.is_none() && held.pending.len() >= PENDING_MAX) {
             return tell(core, client.path, Word::Refused(Refusal::LobbyFull));
         }
         let pending = Pending {
@@ -164,6 +164,10 @@ impl Lobbies {
         let Some((client, held)) = met else {
             return core.drop(Dropped::NotAllowed);
         };
+        // Others who were waiting too became members first.
+        if !held.takes(&client) {
+            return tell(core, client.path, Word::Refused(Refusal::LobbyFull));
+        }
         let home = core.homes.of_key(&client.id);
         let word = Mail::Joined {
             client: client.id,
@@ -274,9 +278,8 @@ impl Lobbies {
 impl Held {
     /// Whether one more may come: there is a place, and all members still fit into one datagram.
     fn takes(&self, client: &Client) -> bool {
-        let coming = self.pending.iter().map(|pending| &pending.client).chain([client]);
-        self.lobby.members.len() + self.pending.len() < usize::from(self.lobby.players_max)
-            && self.lobby.update_len_max(coming) <= DATAGRAM_MAX
+        self.lobby.members.len() < usize::from(self.lobby.players_max)
+            && self.lobby.update_len_max([client].into_iter()) <= DATAGRAM_MAX
     }
 
     /// Tells all members how it stands.
@@ -304,5 +307,7 @@ fn tell(core: &mut Core, path: Path, word: Word) {
     core.tell(path, Event::Natpunch(word));
 }
 
+/// Joins of one lobby that may wait at once.
+const PENDING_MAX: usize = 32;
 /// How long joiner and host may take to meet: the client punches for as long.
 const MEET_WITHIN_MS: u64 = 10_000;
