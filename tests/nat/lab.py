@@ -92,9 +92,13 @@ class Program:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
 
-    def text(self):
+    def written(self):
+        """Every line, as (when, text)."""
         with self._changed:
-            return "\n".join(line for _, line in self.lines)
+            return list(self.lines)
+
+    def text(self):
+        return "\n".join(line for _, line in self.written())
 
     def kill(self):
         # Until it was waited for, its number is nobody else's.

@@ -46,9 +46,9 @@ def meet(lab, punch_bin, dialect, ttl, patience):
     programs = [("host", host)]
     try:
         handed_over = host.wait_for(HANDED_OVER, SERVER_SECONDS)
-        if not handed_over:
-            return Outcome("error", transcript=transcript(programs))
         since = time.monotonic()
+        if not handed_over:
+            return Outcome("error", transcript=transcript(programs, since))
         join = lab.start("b", [punch_bin, "punch", dialect, "join", handed_over[1][1], *flags])
         programs.append(("join", join))
         if dialect in JOINED and join.wait_for(JOINED[dialect], SERVER_SECONDS):
@@ -64,7 +64,7 @@ def judge(codes, programs, since):
     def seen(pattern):
         return [program.wait_for(pattern, 0) for _, program in programs]
 
-    words = transcript(programs)
+    words = transcript(programs, since)
     met = seen(MET)
     if codes == [0, 0] and all(met):
         return Outcome("ok", max(when for when, _ in met) - since, words)
@@ -73,5 +73,7 @@ def judge(codes, programs, since):
     return Outcome("error", transcript=f"exit codes {codes}\n{words}")
 
 
-def transcript(programs):
-    return "\n".join(f"  {who}: {line}" for who, program in programs for line in program.text().splitlines())
+def transcript(programs, since):
+    """What was printed when, in seconds from then."""
+    lines = sorted((when - since, who, line) for who, program in programs for when, line in program.written())
+    return "\n".join(f"  {when:7.2f} {who}: {line}" for when, who, line in lines)

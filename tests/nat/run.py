@@ -56,6 +56,7 @@ def parse():
         one.add_argument("--dialects", type=lambda text: text.split(","), default=DIALECTS, help="comma-separated")
         one.add_argument("--labs", type=int, default=LABS, help="laboratories side by side")
     for one in (matrix, loss):
+        one.add_argument("--types", type=lambda text: text.split(","), default=TYPES, help="of NATs, comma-separated")
         one.add_argument("--ttl", type=int, help="hops that the first packets live; 0: no such packets")
     loss.add_argument("--percent", type=float, default=10, help="lost in each NAT, each way")
     loss.add_argument("--runs", type=int, default=4, help="meetings of each dialect in each cell")
@@ -63,6 +64,8 @@ def parse():
     arguments.what = arguments.what or "check"
     if unknown := set(arguments.dialects) - set(DIALECTS):
         parser.error(f"unknown dialect: {', '.join(unknown)}")
+    if unknown := set(getattr(arguments, "types", TYPES)) - set(TYPES):
+        parser.error(f"unknown type of NAT: {', '.join(unknown)}")
     return arguments
 
 
@@ -118,8 +121,8 @@ class Runner:
         assert not wrong, "\n".join(wrong)
 
     def matrix(self):
-        ttl = self.arguments.ttl
-        cells = list(itertools.product(TYPES, TYPES))
+        ttl, types = self.arguments.ttl, self.arguments.types
+        cells = list(itertools.product(types, types))
         outcomes = {}
 
         def one(a, b, lab):
@@ -130,11 +133,11 @@ class Runner:
         wrong = []
         for dialect in self.dialects:
             print(f"\n{dialect}: rows host, columns join; seconds from the joiner's start until both have proof")
-            print("          " + "".join(f"{b:11}" for b in TYPES))
-            for a in TYPES:
-                row = [outcomes[a, b][dialect] if (a, b) in outcomes else None for b in TYPES]
+            print("          " + "".join(f"{b:11}" for b in types))
+            for a in types:
+                row = [outcomes[a, b][dialect] if (a, b) in outcomes else None for b in types]
                 texts = []
-                for b, outcome in zip(TYPES, row):
+                for b, outcome in zip(types, row):
                     text = str(outcome)
                     wanted = expected(a, b, ttl)
                     if wanted == "either" and outcome is not None and outcome.kind != "error":
@@ -158,7 +161,8 @@ class Runner:
 
     def loss(self):
         ttl, percent = self.arguments.ttl, self.arguments.percent
-        green = [(a, b) for a, b in itertools.product(TYPES, TYPES) if expected(a, b, ttl) == "ok"]
+        pairs = itertools.product(self.arguments.types, self.arguments.types)
+        green = [(a, b) for a, b in pairs if expected(a, b, ttl) == "ok"]
         found = {dialect: [] for dialect in self.dialects}
 
         def one(a, b, lab):

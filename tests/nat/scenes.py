@@ -74,7 +74,7 @@ def host_is_found_behind_another_port(punch_bin, lab):
     since = time.monotonic()
     join = lab.start("b", [punch_bin, "punch", "natpunch", "join", handed_over[1][1], *flags])
     met = [program.wait_for(MET, SERVER_SECONDS + MOVED_SECONDS) for program in (host, join)]
-    words = transcript([("host", host), ("join", join)])
+    words = transcript([("host", host), ("join", join)], since)
     lab.forget_programs(host, join)
     assert all(met), words
     took = max(when for when, _ in met) - since
