@@ -14,6 +14,11 @@ use super::{ms, say, seconds};
 /// Milliseconds after which the server is asked again.
 const ASK_EVERY_MS: u64 = 2000;
 
+/// The same for a join, of which the server allows two a second: the second time if nothing has come of the first, and after
+/// that. Before the host, who may have been told already, sends its first ordinary packet.
+const JOIN_AGAIN_MS: u64 = 400;
+const JOIN_EVERY_MS: u64 = 1000;
+
 /// Milliseconds between pings to a player that has not answered one.
 const PING_EVERY_MS: u64 = 200;
 
@@ -44,6 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), String> {
         registered: false,
         listed: false,
         asked_at: None,
+        asked: 0,
         players: Vec::new(),
         leave_at: None,
     }
@@ -71,6 +77,8 @@ struct Try<'a> {
     listed: bool,
     /// When the server was asked for what is not there yet.
     asked_at: Option<u64>,
+    /// How often it was asked for it.
+    asked: u32,
     players: Vec<Player>,
     /// When this side ends, with its proof.
     leave_at: Option<u64>,
@@ -105,7 +113,7 @@ impl Try<'_> {
                 .iter()
                 .filter(|player| player.lacks_proof())
                 .map(|player| player.ping_at);
-            let asks = self.asked_at.map(|at| at + ASK_EVERY_MS);
+            let asks = self.asked_at.map(|at| at + self.patience());
             let timers = self
                 .client
                 .poll_timeout()
@@ -133,10 +141,11 @@ impl Try<'_> {
             self.asked_at = None;
             return;
         }
-        if self.asked_at.is_some_and(|at| now < at + ASK_EVERY_MS) {
+        if self.asked_at.is_some_and(|at| now < at + self.patience()) {
             return;
         }
         self.asked_at = Some(now);
+        self.asked += 1;
         match (&self.arguments.role, &self.lobby) {
             (Role::Host, _) => {
                 let players = u32::try_from(self.arguments.players).unwrap_or(u32::MAX);
@@ -144,6 +153,15 @@ impl Try<'_> {
             }
             (Role::Join(_), Some(lobby)) => self.client.join(lobby),
             _ => self.client.list(),
+        }
+    }
+
+    /// Milliseconds until the server is asked again.
+    fn patience(&self) -> u64 {
+        match (&self.arguments.role, &self.lobby) {
+            (Role::Join(_), Some(_)) if self.asked == 1 && self.players.is_empty() => JOIN_AGAIN_MS,
+            (Role::Join(_), Some(_)) => JOIN_EVERY_MS,
+            _ => ASK_EVERY_MS,
         }
     }
 
@@ -233,7 +251,7 @@ impl Try<'_> {
         if let (Role::Join(None), None, Some(lobby)) = (&self.arguments.role, &self.lobby, free) {
             say(&format!("joining {}", lobby.id.escape_debug()));
             self.lobby = Some(lobby.id);
-            self.asked_at = None;
+            (self.asked_at, self.asked) = (None, 0);
             self.ask(now);
         }
     }

@@ -23,7 +23,8 @@
 //! as if it were for itself, as many Linux routers do, remembers that stranger, and then gives its own client another port
 //! towards it: the two never meet. This does not happen if the first packets die on their way, after they have left their own
 //! router and before they reach the other one. So with an *opening TTL* a client first sends [`OPENINGS`] packets that live
-//! for few hops, [`OPENING_EVERY_MS`] apart, and only then ordinary ones. [`OPENING_TTL`] says which TTL is right.
+//! for few hops, [`OPENING_EVERY_MS`] apart, and only then ordinary ones. [`OPENING_TTL`] says which TTL is right. Both sides
+//! must have begun by then, so whoever joins a host sends up to [`OPENINGS_OF_JOINER`], and asks the server again sooner.
 
 #![forbid(unsafe_code)]
 
@@ -37,7 +38,7 @@ mod opening;
 mod random;
 pub mod simple;
 
-pub use opening::{OPENING_EVERY_MS, OPENING_TTL, OPENINGS};
+pub use opening::{OPENING_EVERY_MS, OPENING_TTL, OPENINGS, OPENINGS_OF_JOINER};
 
 /// A datagram that must leave.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,6 +10,11 @@ pub const OPENINGS: u8 = 3;
 /// all of them take to open its router too, whatever the ways from the server to the two differ by.
 pub const OPENING_EVERY_MS: u64 = 100;
 
+/// How many a host's address gets from its joiner. Should the server's word to the host get lost, it is told again within a
+/// second (it keeps its session alive, or the joiner asks again): until then no ordinary packet may reach its router. Where
+/// nothing gets lost the joiner waits for none of them, because the host's packets end its opening.
+pub const OPENINGS_OF_JOINER: u8 = 14;
+
 /// The opening TTL for nearly everyone: 2.
 ///
 /// Each router takes one away and drops the packet where none is left. The player's own router passes a packet of 2 on with 1,
@@ -44,6 +49,15 @@ impl Opening {
             ttl,
             left: OPENINGS,
             next_at: now,
+        }
+    }
+
+    /// The same towards a host that one joins.
+    pub(crate) fn of_joiner(ttl: u8, now: u64) -> Self {
+        let left = OPENINGS_OF_JOINER;
+        Self {
+            left,
+            ..Self::new(ttl, now)
         }
     }
 
@@ -87,6 +101,13 @@ mod tests {
             (1300, Due::Over),
         ];
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_joiner_waits_until_its_host_was_told_again() {
+        let mut opening = Opening::of_joiner(2, 0);
+        let over = (0..).step_by(100).find(|now| matches!(opening.take(*now), Due::Over));
+        assert_eq!(over, Some(u64::from(OPENINGS_OF_JOINER) * OPENING_EVERY_MS));
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub const KEEP_ALIVE_EVERY_MS: u64 = 500;
 /// Milliseconds after which the server is told this player's address again, until it says that it knows it.
 pub const ENDPOINT_EVERY_MS: u64 = 5000;
 
+/// The same with an opening TTL. The server waits for six seconds at the start: two losses must not keep a player out.
+pub const ENDPOINT_SOON_MS: u64 = 500;
+
 /// Bytes of an unfinished reply, of an id or a code, and requests that wait.
 const REPLY_MAX: usize = 4096;
 const NAME_MAX: usize = 64;
@@ -228,7 +231,11 @@ impl Client {
             self.transmits.send(self.config.server, wire::keep_alive(), None);
         }
         if self.endpoint_at.is_some_and(|at| at <= now) {
-            self.endpoint_at = Some(now.saturating_add(ENDPOINT_EVERY_MS));
+            let every = match self.config.opening_ttl {
+                Some(_) => ENDPOINT_SOON_MS,
+                None => ENDPOINT_EVERY_MS,
+            };
+            self.endpoint_at = Some(now.saturating_add(every));
             let endpoint = wire::endpoint(ENDPOINT_NUMBER, &self.session);
             self.transmits.send(self.config.server, endpoint, None);
         }

@@ -22,6 +22,7 @@ use self::message::{
     LobbyListRequest, Probe, RegisterRequest, Words,
 };
 use self::peers::{Peer, Peers, Phase, Task};
+use crate::opening::Opening;
 use crate::random::Random;
 use crate::{Queue, Transmit};
 
@@ -358,10 +359,12 @@ impl Client {
         let Some(public) = public.filter(|_| !id.is_empty() && id.len() <= ID_MAX && self.id() != Some(&id)) else {
             return;
         };
-        if self
-            .peers
-            .add(Peer::new(id.clone(), public, local, self.opening_ttl, now))
-        {
+        let joins = self.lobby.as_ref().is_none_or(|lobby| lobby.host == id);
+        let opening = self.opening_ttl.map(|ttl| match joins {
+            true => Opening::of_joiner(ttl, now),
+            false => Opening::new(ttl, now),
+        });
+        if self.peers.add(Peer::new(id.clone(), public, local, opening, now)) {
             if self.peers.by_id(&id).is_some_and(|peer| peer.phase == Phase::Punching) {
                 self.events.push(Event::Punching { peer: id, public });
             }

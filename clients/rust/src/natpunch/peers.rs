@@ -57,13 +57,19 @@ pub(super) enum Task {
 
 impl Peer {
     /// A player that is punched from now on.
-    pub(super) fn new(id: String, public: SocketAddr, local: Option<SocketAddr>, ttl: Option<u8>, now: u64) -> Self {
+    pub(super) fn new(
+        id: String,
+        public: SocketAddr,
+        local: Option<SocketAddr>,
+        opening: Option<Opening>,
+        now: u64,
+    ) -> Self {
         Self {
             id,
             public,
             local: local.filter(|local| *local != public),
             phase: Phase::Punching,
-            opening: ttl.map(|ttl| Opening::new(ttl, now)),
+            opening,
             punch_until: Some(now.saturating_add(PUNCH_FOR_MS)),
             punch_at: now.saturating_add(PUNCH_EVERY_MS),
             ping_at: 0,
@@ -118,7 +124,7 @@ impl Peer {
                 return Some(Task::GiveUp);
             }
         }
-        if self.punch_until.is_some() && now >= self.punch_at {
+        if self.opening.is_none() && self.punch_until.is_some() && now >= self.punch_at {
             self.punch_at = now.saturating_add(PUNCH_EVERY_MS);
             return Some(Task::Punch(None));
         }
@@ -131,7 +137,10 @@ impl Peer {
 
     fn next_at(&self) -> Option<u64> {
         let opening = self.opening.as_ref().map(Opening::next_at);
-        let punch = self.punch_until.map(|until| until.min(self.punch_at));
+        let punch = self.punch_until.map(|until| match self.opening {
+            Some(_) => until,
+            None => until.min(self.punch_at),
+        });
         let ping = matches!(self.phase, Phase::Connected { .. }).then_some(self.ping_at);
         opening.into_iter().chain(punch).chain(ping).min()
     }
@@ -142,12 +151,15 @@ impl Peer {
 pub(super) struct Peers(Vec<Peer>);
 
 impl Peers {
-    /// Adds a player. One that is connected stays as it is; another one of the same id begins anew. False: one too many.
+    /// Adds a player. One that is connected stays as it is, one that is punched is punched for longer; another one of the same
+    /// id begins anew. False: one too many.
     pub(super) fn add(&mut self, peer: Peer) -> bool {
         if let Some(known) = self.by_id_mut(&peer.id) {
-            let connected = matches!(known.phase, Phase::Connected { .. });
-            if !connected || known.public != peer.public {
+            if known.phase == Phase::Failed || known.public != peer.public {
                 *known = peer;
+            } else if known.phase == Phase::Punching {
+                // Said again because the other side may not have heard it: this side's opening goes on.
+                known.punch_until = peer.punch_until;
             }
             return true;
         }

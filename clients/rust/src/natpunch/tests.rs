@@ -439,11 +439,9 @@ fn a_player_that_is_not_heard_is_given_up_after_ten_seconds() {
                 .map(|sent| (now, sent.ttl)),
         );
     }
-    assert_eq!(
-        punches[..4],
-        [(10, Some(2)), (110, Some(2)), (210, Some(2)), (510, None)]
-    );
-    assert_eq!((punches.len(), punches.last()), (3 + 19, Some(&(9510, None))));
+    assert_eq!(punches[..2], [(10, Some(2)), (110, Some(2))]);
+    assert_eq!(punches[13..15], [(1310, Some(2)), (1410, None)]);
+    assert_eq!((punches.len(), punches.last()), (14 + 18, Some(&(9910, None))));
     assert_eq!(
         events(&mut world.clients[0]).last(),
         Some(&Event::Unreachable { peer: "id1".into() })
@@ -456,6 +454,30 @@ fn a_player_that_is_not_heard_is_given_up_after_ten_seconds() {
         from: at("192.0.2.1:9"),
     };
     assert_eq!(events(&mut world.clients[0]).last(), Some(&back));
+}
+
+#[test]
+fn a_host_that_is_told_again_goes_on_with_its_opening() {
+    let mut world = World::new(2, Some(OPENING_TTL));
+    world.run(10);
+    world.clients[0].create("room", 2);
+    world.run(10);
+    let since = world.now;
+    let instruction = world.instruction(1).into_datagram();
+    let mut punches = Vec::new();
+    for now in since..=since + 1000 {
+        if matches!(now - since, 0 | 450) {
+            world.clients[0].handle_datagram(at(SERVER), &instruction, now);
+        }
+        world.clients[0].handle_timeout(now);
+        let sent = std::iter::from_fn(|| world.clients[0].poll_transmit());
+        punches.extend(
+            sent.filter(|sent| sent.to != at(SERVER))
+                .map(|sent| (now - since, sent.ttl)),
+        );
+    }
+    let expected = [(0, Some(2)), (100, Some(2)), (200, Some(2)), (500, None), (1000, None)];
+    assert_eq!(punches, expected);
 }
 
 #[test]

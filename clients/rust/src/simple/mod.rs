@@ -32,6 +32,9 @@ mod peers;
 /// Milliseconds between two requests, keep-alives or punches. One timer does them all.
 pub const RESEND_MS: u64 = 1000;
 
+/// Milliseconds after which a joiner with an opening TTL asks for the second time.
+const JOIN_AGAIN_MS: u64 = 250;
+
 /// Requests without an answer after which the server is reported as bad. The client goes on asking.
 const UNANSWERED_MAX: u32 = 5;
 
@@ -284,7 +287,9 @@ impl Client {
         self.server = Some(server);
         self.peers.clear();
         self.unanswered = 0;
-        self.resend_at = now.saturating_add(RESEND_MS);
+        // Before the host, who may have been told already, sends its first ordinary packet.
+        let soon = self.opening_ttl.is_some() && matches!(state, State::Join | State::Random);
+        self.resend_at = now.saturating_add(if soon { JOIN_AGAIN_MS } else { RESEND_MS });
         self.resend(now);
     }
 
@@ -384,7 +389,8 @@ impl Client {
                     self.server = Some(from);
                     self.remote_key = remote.to_owned();
                     self.state = State::Pinging;
-                    self.add_peer(host, host_local, now);
+                    let opening = self.opening_ttl.map(|ttl| Opening::of_joiner(ttl, now));
+                    self.add_peer(host, host_local, opening, now);
                 }
             }
             Message::NewJoiner { remote, local } => {
@@ -397,7 +403,8 @@ impl Client {
                     if self.state == State::Registered {
                         self.state = State::Pinging;
                     }
-                    self.add_peer(joiner, local, now);
+                    let opening = self.opening_ttl.map(|ttl| Opening::new(ttl, now));
+                    self.add_peer(joiner, local, opening, now);
                 }
             }
             Message::BadKey { session } => {
@@ -434,8 +441,7 @@ impl Client {
     }
 
     /// Adds a player and punches towards everyone at once.
-    fn add_peer(&mut self, remote: SocketAddrV4, local_key: &str, now: u64) {
-        let opening = self.opening_ttl.map(|ttl| Opening::new(ttl, now));
+    fn add_peer(&mut self, remote: SocketAddrV4, local_key: &str, opening: Option<Opening>, now: u64) {
         let local = key::decode(local_key);
         if self.peers.add(Peer::new(remote, local, opening)).is_some() {
             self.events.push(Event::Peer(remote));

@@ -332,6 +332,34 @@ fn two_at_random_meet_without_a_word_from_their_users() {
 }
 
 #[test]
+fn a_joiner_keeps_its_ordinary_packets_until_the_host_was_told_twice() {
+    for (ttl, asks) in [(None, vec![0, 1000]), (Some(OPENING_TTL), vec![0, 250, 1250])] {
+        let config = Config {
+            opening_ttl: ttl,
+            ..Config::new(v4("10.0.0.2:40000"), "me")
+        };
+        let mut client = Client::new(config);
+        let session = format!("{}abcd", key::encode(v4(SERVER)));
+        client.join_session(&session, 0).unwrap();
+        let mut sent = Vec::new();
+        for now in 0..1500 {
+            client.handle_timeout(now);
+            sent.extend(std::iter::from_fn(|| client.poll_transmit()).map(|_| now));
+        }
+        assert_eq!(sent, asks, "{ttl:?}");
+        let (me, host) = (key::encode(v4("198.51.100.2:1")), key::encode(v4("198.51.100.1:1")));
+        client.handle_datagram(v4(SERVER).into(), format!("JR:{me}:{host}:{host}").as_bytes(), 1500);
+        let mut ordinary = None;
+        for now in 1500..4000 {
+            client.handle_timeout(now);
+            let sent = std::iter::from_fn(|| client.poll_transmit()).any(|sent| sent.ttl.is_none());
+            ordinary = ordinary.or(sent.then_some(now));
+        }
+        assert_eq!(ordinary, Some(if ttl.is_some() { 2900 } else { 1500 }));
+    }
+}
+
+#[test]
 fn a_joiner_whose_router_changes_its_port_meets_the_host() {
     let mut world = World::new(2, Some(OPENING_TTL));
     world.symmetric = Some(1);
