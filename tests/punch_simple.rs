@@ -2,6 +2,8 @@
 //! that it must not have, and the recorded flows.
 #![allow(clippy::unwrap_used)]
 
+#[path = "punch/seeds.rs"]
+mod seeds;
 #[path = "punch/world.rs"]
 mod world;
 
@@ -13,7 +15,8 @@ use peer_server::message::punch::{Dialect, Dropped, Path};
 use peer_server::message::simple::Event as SimpleEvent;
 use peer_server::shard::punch::{Event, Limits, ShareLocal};
 use rand::RngExt;
-use world::{World, seeds};
+use seeds::seeds;
+use world::World;
 
 const SERVER: &str = "203.0.113.77:8070";
 const SERVER_KEY: &str = "socynxlrbkbe";
