@@ -10,7 +10,8 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use peer_server::ids::{Homes, LoopId};
+use peer_server::ids::{ConnId, Homes, LoopId};
+use peer_server::message::matchmaker::Told;
 use peer_server::message::punch::{Dropped, Path};
 use peer_server::shard::punch::{Event, Limits, Mail, Output, Permits, Punch};
 use rand::rngs::StdRng;
@@ -32,6 +33,8 @@ pub(crate) struct World {
     pub(crate) now_ms: u64,
     /// What left and was not taken yet.
     pub(crate) sent: Vec<Sent>,
+    /// What connections were told and was not taken yet.
+    pub(crate) told: Vec<(ConnId, Told)>,
     /// One in so many of the mails that may be lost is; 0: none.
     pub(crate) lost_one_in: u32,
     pub(crate) random: StdRng,
@@ -53,6 +56,7 @@ impl World {
             permits,
             now_ms: 1_000_000,
             sent: Vec::new(),
+            told: Vec::new(),
             lost_one_in: 0,
             random,
             links: (0..loops * loops).map(|_| VecDeque::new()).collect(),
@@ -166,8 +170,7 @@ impl World {
                         self.links[at * self.loops.len() + to.index()].push_back(mail);
                     }
                 }
-                #[allow(unreachable_patterns, reason = "what a dialect adds for its connections")]
-                _ => {}
+                Output::Connection { conn, told } => self.told.push((conn, told)),
             }
         }
     }
