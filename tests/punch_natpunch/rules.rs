@@ -142,6 +142,32 @@ fn a_registration_after_other_traffic_is_a_new_one_and_the_old_one_leaves_its_lo
 }
 
 #[test]
+fn an_address_that_has_proved_nothing_is_not_registered_anew_within_700_ms() {
+    everywhere(|mut world| {
+        let client = address(1, 5);
+        let [Content::RegisterResponse(first)] = &world.ask(client, register("::", 5))[..] else {
+            panic!()
+        };
+        let debug = Content::DebugMessage(wire::DebugMessage::default());
+        world.datagram(client, &encode(debug));
+        world.advance(699);
+        assert_eq!(world.ask(client, register("::", 5)), []);
+        world.advance(1);
+        let [Content::RegisterResponse(second)] = &world.ask(client, register("::", 5))[..] else {
+            panic!()
+        };
+        assert_ne!(first.client_id, second.client_id);
+        // One that has is another program at its address, or the same one again.
+        world.datagram(client, &encode(keep_alive(&second.client_id)));
+        let [Content::RegisterResponse(third)] = &world.ask(client, register("::", 5))[..] else {
+            panic!()
+        };
+        assert_ne!(second.client_id, third.client_id);
+        assert_eq!(world.census(), (1, 0));
+    });
+}
+
+#[test]
 fn registrations_of_one_address_are_bounded_by_the_minute_and_clients_in_all() {
     everywhere(|mut world| {
         for port in 1..=100 {

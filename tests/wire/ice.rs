@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
-use crate::scene::{Peer, metric, serve, wait_for_metric, wait_until};
+use crate::scene::{Peer, STATE_WITHIN, metric, serve, wait_for_metric, wait_until};
 use crate::support::{ANSWER_WITHIN, Client, ConnectOptions, Frame, Server, unhex};
 
 const SECRET: &str = "north wind";
@@ -238,10 +238,24 @@ struct Coturn {
 }
 
 impl Coturn {
-    /// None, and a line that says so, where it is not installed.
+    /// A server that listens; None, and a line that says so, where it is not installed.
     fn start() -> Option<Self> {
+        // A port that was free a moment ago may be somebody's when it is bound.
+        for _ in 0..5 {
+            let coturn = Self::spawn()?;
+            let deadline = Instant::now() + STATE_WITHIN;
+            while Instant::now() < deadline && !coturn.says("Cannot bind") {
+                if coturn.says("Total General servers: 1") {
+                    return Some(coturn);
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        panic!("turnserver does not listen");
+    }
+
+    fn spawn() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        // Free a moment ago; whoever takes it in between makes the test fail, not pass.
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new("turnserver");
         command
@@ -336,11 +350,6 @@ fn coturn_takes_the_credential_and_no_other() {
         entry["username"].as_str().unwrap(),
         entry["credential"].as_str().unwrap(),
     );
-    wait_until(
-        || coturn.says("Total General servers: 1"),
-        || "turnserver listens".to_owned(),
-    );
-
     let taken = coturn.client(username, password);
     let allocated = format!("user <{username}>: incoming packet ALLOCATE processed, success");
     wait_until(|| coturn.says(&allocated), || format!("{username} has an allocation"));

@@ -46,8 +46,12 @@ impl Clients {
         local: Option<SocketAddr>,
         bytes: u32,
     ) {
-        match is_repeat(self.records.record(slot), core.now_ms) {
-            true => self.on_repeat(core, slot, path, core.now_ms),
+        let record = self.records.record(slot);
+        if is_repeat(record, core.now_ms) {
+            return self.on_repeat(core, slot, path, core.now_ms);
+        }
+        match is_hasty(record, core.now_ms) {
+            true => core.drop(Dropped::RateLimited),
             false => self.ask_guard(core, path, local, bytes),
         }
     }
@@ -79,8 +83,12 @@ impl Clients {
         } = registration;
         if let Some(slot) = self.records.at(&path.remote) {
             // It may have repeated its request while the first one was under way.
-            if is_repeat(self.records.record(slot), core.now_ms) {
+            let record = self.records.record(slot);
+            if is_repeat(record, core.now_ms) {
                 return self.on_repeat(core, slot, path, received_ms);
+            }
+            if is_hasty(record, received_ms) {
+                return core.drop(Dropped::RateLimited);
             }
             self.remove(core, slot);
         } else if let Some(client) = self.records.bound(&path.remote) {
@@ -194,6 +202,12 @@ impl Clients {
 /// Whether a registration from this client's address is the same one again.
 fn is_repeat(record: &Record, now_ms: u64) -> bool {
     record.registering && now_ms < record.registered_ms + REPEATS_MS
+}
+
+/// Whether an address that has proved nothing was told of a registration a moment ago. With something else in between each request
+/// would be a new one, each answer longer than what was asked.
+fn is_hasty(record: &Record, now_ms: u64) -> bool {
+    !record.verified && now_ms < record.answered_ms + ANSWER_EVERY_MS
 }
 
 fn answer(client: &Client) -> Word {
