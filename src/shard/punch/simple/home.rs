@@ -130,7 +130,7 @@ impl Home {
 
     /// Asks a new host's prefix for a session, once.
     fn open(&mut self, core: &mut Core, asker: Asker, server: Endpoint, random: bool) {
-        let full = self.opening_order.len() >= OPENINGS_MAX;
+        let full = self.openings.len() >= OPENINGS_MAX || self.opening_order.len() >= OPENINGS_BEGUN_MAX;
         let opening = Opening {
             since_ms: core.now_ms,
             random,
@@ -374,7 +374,10 @@ const SILENCE_MS: u64 = 30_000;
 const AGE_MAX_S: u64 = 24 * 60 * 60;
 /// So long a prefix's answer is waited for: less than a client waits until it asks again.
 const OPENING_MS: u64 = 800;
-/// Sessions that are opened in so long a time.
+/// Sessions that may be under way to being opened.
 const OPENINGS_MAX: usize = 1 << 16;
+/// Sessions that may have begun to be opened within [`OPENING_MS`], those that are open by now included: 24 bytes each, and
+/// more than a loop can do.
+const OPENINGS_BEGUN_MAX: usize = 1 << 18;
 /// Draws of a code, times the loops. With two codes and half of them taken, one in 10^21 sessions finds none.
 const DRAWS_MAX: usize = 100;
