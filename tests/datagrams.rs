@@ -77,6 +77,35 @@ fn every_captured_datagram_is_what_it_should_be() {
 }
 
 #[test]
+fn every_captured_datagram_of_a_client_is_of_its_own_dialect() {
+    for (folder, files, dialect) in [
+        ("simple", &["session-two-joiners", "random-pair"][..], Dialect::Simple),
+        (
+            "natpunch",
+            &[
+                "server-replies-scripted",
+                "newest-client-reordered-join",
+                "newest-client-upstream-server-crash",
+            ],
+            Dialect::Natpunch,
+        ),
+        ("matchmaker", &["meet-two", "meet-three"], Dialect::Matchmaker),
+    ] {
+        for file in files {
+            let flow = vectors(&format!("{folder}/{file}.json"));
+            let items = flow["items"].as_array().unwrap().iter();
+            let to_server = items.filter(|item| item["transport"] == "udp" && item["to"] == "server");
+            let mut count = 0;
+            for item in to_server {
+                assert_eq!(classify(&bytes_of(item, "hex")), Some(dialect), "{file}: {item}");
+                count += 1;
+            }
+            assert!(count > 0, "{file}");
+        }
+    }
+}
+
+#[test]
 fn every_captured_stream_is_what_it_should_be() {
     for item in vectors("matchmaker/demux-tcp.json")["items"].as_array().unwrap() {
         let found = match classify_stream(&bytes_of(item, "hex")).0 {
