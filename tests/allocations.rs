@@ -10,7 +10,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -44,6 +44,11 @@ fn steady_traffic_allocates_nothing() {
         assert_allocates_at_most(60, &format!("presence, {loops} loops"), 8, |_| presence(&mut peers));
         assert_allocates_nothing(&format!("control frames, {loops} loops"), 6, |_| {
             control_frames(&mut peers);
+        });
+        let askers = askers(server.datagram_addresses()[0]);
+        askers.iter().for_each(ask_for_address);
+        assert_allocates_nothing(&format!("STUN, {loops} loops"), 20, |_| {
+            askers.iter().for_each(ask_for_address);
         });
         drop(peers);
         server.stop();
@@ -129,19 +134,54 @@ fn control_frames(peers: &mut [Peer]) {
     }
 }
 
+/// Sockets enough for some of them to be served by each loop.
+fn askers(server: SocketAddr) -> Vec<UdpSocket> {
+    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port()));
+    let asker = |_| {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.connect(server).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket
+    };
+    (0..TALKERS).map(asker).collect()
+}
+
+/// Binding requests at once, one with a fingerprint and one that is refused among them.
+fn ask_for_address(socket: &UdpSocket) {
+    const PLAIN: &[u8] = b"\0\x01\0\0\x21\x12\xa4\x42abcdefghijkl";
+    const UNKNOWN: &[u8] = b"\0\x01\0\x04\x21\x12\xa4\x42abcdefghijkl\x77\x77\0\0";
+    const FINGERPRINT: &[u8] =
+        b"\0\x01\0\x08\x21\x12\xa4\x42\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x80\x28\0\x04\x5b\x20\xf9\xcc";
+    for _ in 0..8 {
+        for request in [PLAIN, UNKNOWN, FINGERPRINT] {
+            socket.send(request).unwrap();
+        }
+    }
+    for _ in 0..24 {
+        assert!(socket.recv(&mut [0; 100]).unwrap() >= 32);
+    }
+}
+
 fn text(bytes: usize) -> String {
     "x".repeat(bytes)
 }
 
 fn config(loops: usize) -> Config {
     Config {
-        host: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        // On an unspecified address every datagram comes, and leaves, with ours.
+        host: vec![IpAddr::V4(if loops == 1 {
+            Ipv4Addr::LOCALHOST
+        } else {
+            Ipv4Addr::UNSPECIFIED
+        })],
         port: 0,
         loops,
         pin_cores: false,
         metrics_enabled: false,
         rate_limit_per_sec: 0,
         fanout_per_sec: 0,
+        stun_answers_per_sec: 100_000,
+        stun_answers_per_prefix_per_sec: 1_000_000,
         send_buffer_size: 4096,
         presence_window_from: 100,
         ping_interval: Duration::from_millis(400),
