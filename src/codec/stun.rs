@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 /// Longest STUN message that is looked at: what a path of unknown MTU surely carries, 576 bytes less the headers of IP and
 /// UDP (RFC 8489 section 6.1).
 pub const MESSAGE_MAX: usize = 548;
-/// Longest answer: a refusal that names every unknown attribute, with a fingerprint.
+/// Longest answer: a refusal that names as many unknown attributes as it may, with a fingerprint.
 pub const ANSWER_MAX: usize = HEADER + 8 + 4 + 2 * UNKNOWN_MAX + FINGERPRINT_LEN;
 
 const HEADER: usize = 20;

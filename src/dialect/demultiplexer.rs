@@ -6,6 +6,7 @@
 //! Owns: those tests.
 //! Never: parses further than it must.
 
+use crate::codec::json_stream::trim_blanks;
 use crate::codec::stun;
 use crate::message::punch::Dialect;
 
@@ -83,10 +84,7 @@ pub enum Speaks {
 
 /// What the first bytes of a TCP connection are, and how many blanks stand before that.
 pub fn classify_stream(first: &[u8]) -> (Speaks, usize) {
-    let blanks = first
-        .iter()
-        .take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
-        .count();
+    let blanks = first.len() - trim_blanks(first).len();
     if blanks > BLANKS_MAX {
         return (Speaks::Nothing, blanks);
     }

@@ -93,7 +93,7 @@ impl Datagrams {
             registry.register(&mut socket, Token(first + index), Interest::READABLE)?;
             bound.push(DatagramSocket::new(socket, address));
         }
-        // One address's datagrams all arrive at one loop, those of a prefix at any: each loop grants its share.
+        // What one address sends to one of ours all arrives at one loop, what a prefix sends at any: each loop grants its share.
         let share = |limit: u32| match limit {
             0 => 0,
             limit => (u64::from(limit) / homes.loops() as u64).max(1),
@@ -328,6 +328,10 @@ impl EventLoop {
             Event::Simple(event) => simple::push(&mut datagrams.output, event),
             Event::Natpunch(event) => natpunch::push(&mut datagrams.output, event),
             Event::Matchmaker(event) => matchmaker::push(&mut datagrams.output, event, self.clock.unix_ms),
+        }
+        if datagrams.output.len() == start {
+            // It did not fit a datagram: an empty one would tell its receiver worse than nothing.
+            return self.punch.count_dropped(Dropped::NotSent);
         }
         datagrams.queue.push((path, start..datagrams.output.len()));
         self.counters.count(sent_metric(match event {

@@ -58,7 +58,7 @@ impl EventLoop {
                     out,
                     ..
                 }) if out.blocked => {
-                    self.keep_head(slot, bytes, searched);
+                    self.keep_searched(slot, bytes, searched);
                     return self.set_paused(slot, true);
                 }
                 Some(Connection { phase: Phase::Head, .. }) => {}
@@ -66,7 +66,7 @@ impl EventLoop {
                 Some(_) | None => return,
             }
             let (after, len) = match http::parse_head(bytes, &mut searched) {
-                Ok(None) => return self.keep_head(slot, bytes, searched),
+                Ok(None) => return self.keep_searched(slot, bytes, searched),
                 Ok(Some(head)) => (self.on_request(slot, &head), head.len),
                 Err(error) => return self.on_bad_head(slot, error),
             };
@@ -90,14 +90,6 @@ impl EventLoop {
                 After::Stay if bytes.is_empty() => return,
                 After::Stay => {}
             }
-        }
-    }
-
-    fn keep_head(&mut self, slot: usize, bytes: &[u8], searched: usize) {
-        self.keep_unread(slot, bytes);
-        let connection = self.connections.get_mut(slot);
-        if let Some(unread) = connection.and_then(|connection| connection.unread.as_mut()) {
-            unread.searched = searched;
         }
     }
 

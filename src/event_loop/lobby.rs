@@ -76,11 +76,11 @@ impl EventLoop {
                 return;
             };
             if turn.waiting || connection.out.blocked {
-                self.keep_ask(slot, bytes, searched);
+                self.keep_searched(slot, bytes, searched);
                 return self.set_paused(slot, true);
             }
             match turn.scan.end(bytes.get(searched..).unwrap_or_default()) {
-                Ok(None) => return self.keep_ask(slot, bytes, bytes.len()),
+                Ok(None) => return self.keep_searched(slot, bytes, bytes.len()),
                 Ok(Some(len)) => {
                     turn.scan = Scan::default();
                     let (object, rest) = bytes.split_at(bytes.len().min(searched + len));
@@ -96,14 +96,6 @@ impl EventLoop {
                 Err(Fault::Syntax) => return self.refuse_syntax(slot),
                 Err(Fault::TooLong | Fault::TooDeep) => return self.close_after_flush(slot),
             }
-        }
-    }
-
-    fn keep_ask(&mut self, slot: usize, bytes: &[u8], searched: usize) {
-        self.keep_unread(slot, bytes);
-        let connection = self.connections.get_mut(slot);
-        if let Some(unread) = connection.and_then(|connection| connection.unread.as_mut()) {
-            unread.searched = searched;
         }
     }
 

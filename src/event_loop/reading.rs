@@ -179,6 +179,15 @@ impl EventLoop {
         unread.bytes.extend_from_slice(bytes);
     }
 
+    /// Puts bytes aside of which so many were searched for the end of what they begin.
+    pub(super) fn keep_searched(&mut self, slot: usize, bytes: &[u8], searched: usize) {
+        self.keep_unread(slot, bytes);
+        let connection = self.connections.get_mut(slot);
+        if let Some(unread) = connection.and_then(|connection| connection.unread.as_mut()) {
+            unread.searched = searched;
+        }
+    }
+
     /// The client sends no more.
     fn on_end(&mut self, slot: usize) {
         let Some(connection) = self.connections.get_mut(slot) else {

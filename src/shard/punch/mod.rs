@@ -3,7 +3,7 @@
 //! One [`Punch`] runs beside the shard of each loop. It is told the requests that a loop's datagrams and lines hold, mail
 //! from the other loops, and the time; it says which datagrams, lines and mail leave. A session or lobby lives at the home
 //! of its id, what counts for a client IP at the home of its prefix, and what a loop must know of an address at the loop
-//! where the kernel delivers that address's datagrams: always the same one.
+//! where the kernel delivers that address's datagrams: the same one for each bound address of ours.
 //!
 //! Owns: one state for each dialect, and what they share: limits, the way to other loops, what is counted.
 //! Never: owns a socket, reads a clock, or knows a wire format.

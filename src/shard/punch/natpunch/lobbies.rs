@@ -30,7 +30,7 @@ struct Pending {
     until_ms: u64,
 }
 
-/// A lobby at home here. Places are kept for those on the way.
+/// A lobby at home here. Those on the way take no place.
 #[derive(Debug)]
 struct Held {
     lobby: Arc<Lobby>,

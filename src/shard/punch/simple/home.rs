@@ -137,8 +137,9 @@ impl Home {
         };
         match self.openings.entry(asker.remote()) {
             Entry::Occupied(mut entry) if entry.get().since_ms + OPENING_MS > core.now_ms => {
+                // An answer is under way, or its prefix was refused one a moment ago.
                 entry.get_mut().random = random;
-                return;
+                return core.drop(Dropped::RateLimited);
             }
             Entry::Occupied(mut entry) => *entry.get_mut() = opening,
             Entry::Vacant(_) if full => return core.drop(Dropped::Full),

@@ -1,6 +1,7 @@
 //! What addresses that have proved nothing may still be told, and what they were told.
 //!
-//! Every answer to such an address leaves from the loop where its datagrams arrive, so that one count is the whole truth.
+//! Every answer to such an address leaves from the loop where its datagrams arrive, so that one count is the
+//! whole truth of the port that it asked.
 //!
 //! Owns: the exact number of answers to each address within a second and ten, and who was sent to which host.
 //! Never: knows who has proved to receive what it is told.
