@@ -22,6 +22,7 @@ pub mod ids;
 pub mod mailbox;
 pub mod message;
 pub mod metrics;
+pub mod provider;
 pub mod punch_command;
 pub mod server;
 pub mod shard;

@@ -359,6 +359,13 @@ impl<T> Mailbox<T> {
 }
 
 impl<T> Postbox<T> {
+    /// Ends the sleep of a loop that announced it: for those who leave something for it elsewhere, before they call.
+    pub fn wake(&self, to: LoopId) {
+        if let Some(door) = self.doors.get(to.index()) {
+            door.wake();
+        }
+    }
+
     /// Posts to a loop from outside. False: its inbox is full or it has stopped.
     pub fn post(&self, to: LoopId, item: T) -> bool {
         let Some(door) = self.doors.get(to.index()) else {

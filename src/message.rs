@@ -3,6 +3,7 @@
 //! Owns: the types in which dialects and shards speak to each other.
 //! Never: knows a wire format, a connection or a loop.
 
+pub mod game_server;
 pub mod matchmaker;
 pub mod natpunch;
 pub mod punch;

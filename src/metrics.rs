@@ -35,6 +35,7 @@ metrics! {
     ConnectionsHttp = Gauge "peer_server_connections" "state=\"http\"" "Open connections by state.",
     ConnectionsUnregistered = Gauge "peer_server_connections" "state=\"unregistered\"" "Open connections by state.",
     ConnectionsLobby = Gauge "peer_server_connections" "state=\"lobby\"" "Open connections by state.",
+    ConnectionsSeeking = Gauge "peer_server_connections" "state=\"seeking\"" "Open connections by state.",
     ConnectionsRegistered = Gauge "peer_server_connections" "state=\"registered\"" "Open connections by state.",
     ConnectionsClosing = Gauge "peer_server_connections" "state=\"closing\"" "Open connections by state.",
     ConnectionsPaused = Gauge "peer_server_connections_paused" "" "Connections that are not read: they wait for an answer from another loop, or for their own client to read.",

@@ -3,6 +3,7 @@
 //! Owns: the composition of everything, the signals, and the order of start and stop.
 //! Never: touches a connection.
 
+mod game_servers;
 mod healthcheck;
 mod host;
 mod start;
@@ -25,7 +26,7 @@ use crate::config::{self, Config, IceServer};
 use crate::dialect::peer::{IceServers, TurnSecret};
 use crate::event_loop::datagrams::DatagramSettings;
 use crate::event_loop::passage::Passages;
-use crate::event_loop::{AddressLimits, Delivery, Settings, Shared, tls};
+use crate::event_loop::{AddressLimits, DESK_LOOP, Delivery, Settings, Shared, tls};
 use crate::ids::{Homes, LoopId};
 use crate::mailbox::{self, Mailbox, Postbox, Waker};
 use crate::metrics::Board;
@@ -70,7 +71,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     datagram_addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
-    postbox: Postbox<Delivery>,
+    postbox: Arc<Postbox<Delivery>>,
     threads: Vec<JoinHandle<()>>,
     reload: Option<Reload>,
     drain_timeout: Duration,
@@ -104,6 +105,8 @@ impl Server {
         let (tls, reload) = load_tls(config)?;
         catch_signals()?;
         let (mailboxes, postbox) = connect(config, loops)?;
+        let postbox = Arc::new(postbox);
+        let office = game_servers::office(config, &game_servers::wake(postbox.clone()))?;
         let passages = (tables.per_loop && loops > 1).then(|| Passages::new(loops));
         let passages = passages.transpose().map_err(|error| failed("passages", &error))?;
 
@@ -121,6 +124,9 @@ impl Server {
         };
         let pin = config.pin_cores && loops <= cores.len();
         let mut seats = seats(config, &plan.shared, mailboxes, passages.as_ref());
+        if let Some(seat) = seats.get_mut(DESK_LOOP.index()) {
+            seat.office = office;
+        }
         for (seat, core) in seats.iter_mut().zip(cores).filter(|_| pin) {
             seat.core = Some(core);
         }
@@ -317,6 +323,7 @@ fn seats(
                 punch_permits.clone(),
                 punch_seed,
             ),
+            office: None,
             core: None,
         }
     };
@@ -377,6 +384,7 @@ fn settings(config: &Config, service: Service, loops: usize) -> Settings {
             others_per_sec: config.punch_datagrams_per_sec,
         },
         ice: ice_servers(config),
+        seekers: game_servers::seekers(config),
     }
 }
 

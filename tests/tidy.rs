@@ -22,15 +22,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mailbox", &["ids"]),
     ("shard", &["message", "ids"]),
     ("dialect", &["codec", "message", "ids"]),
+    ("provider", &["dialect", "codec", "message", "ids"]),
     (
         "event_loop",
-        &["mailbox", "dialect", "codec", "shard", "message", "ids", "metrics"],
+        &[
+            "mailbox", "provider", "dialect", "codec", "shard", "message", "ids", "metrics",
+        ],
     ),
     (
         "server",
         &[
             "event_loop",
             "mailbox",
+            "provider",
             "dialect",
             "codec",
             "shard",

@@ -3,6 +3,7 @@
 //! Owns: WebSocket frames, JSON, HTTP/1.1 heads, permessage-deflate, STUN, protobuf. Pure functions: parse borrowed input, append to a caller's buffer.
 //! Never: knows a feature of the server, or keeps state but that of an incomplete message.
 
+pub mod connect_token;
 pub mod deflate;
 pub mod http;
 pub mod json;

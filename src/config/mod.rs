@@ -7,6 +7,7 @@
 
 mod checks;
 mod durations;
+mod game_servers;
 mod ice;
 mod keys;
 mod sources;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+pub use game_servers::{Edgegap, EdgegapMode, GameServer, Matchmaker, NatsServer, Provider, TokenLayout};
 pub use ice::IceServer;
 
 /// The longest [`Config::presence_window`]: nobody should see late who is there.
@@ -211,6 +213,8 @@ pub struct Config {
     pub turn_secret_file: Option<PathBuf>,
     /// How long a TURN credential lasts. A second to a year; what is beyond the whole second counts for nothing.
     pub turn_ttl: Duration,
+    /// The matchmaker web service.
+    pub matchmaker: Matchmaker,
     /// How long a stopping server waits for its connections. May be zero.
     pub drain_timeout: Duration,
     /// What is logged: a valid directive of tracing's `EnvFilter`.
@@ -453,6 +457,7 @@ impl Default for Config {
             turn_secret: String::new(),
             turn_secret_file: None,
             turn_ttl: Duration::from_secs(86_400),
+            matchmaker: Matchmaker::default(),
             drain_timeout: Duration::from_secs(5),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,

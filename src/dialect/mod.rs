@@ -3,6 +3,7 @@
 //! Owns: one module for each family.
 //! Never: keeps a peer's state.
 
+pub mod bevygap;
 pub mod demultiplexer;
 pub mod matchmaker;
 pub mod natpunch;

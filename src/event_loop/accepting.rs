@@ -135,8 +135,8 @@ impl EventLoop {
         if connection.counted {
             self.shared.permits.unregistered.release();
         }
-        if let Some(answer) = self.upgrades.remove(&slot) {
-            self.pool.put(answer);
+        if let Some(upgrade) = self.upgrades.remove(&slot) {
+            self.pool.put(upgrade.answer);
         }
         self.hosts.set(slot, None);
         if connection.address_counted {

@@ -20,6 +20,7 @@ pub(super) fn gauge(phase: &Phase) -> Metric {
     match phase {
         Phase::Opening | Phase::Head | Phase::Awaiting => Metric::ConnectionsHttp,
         Phase::Lobby(_) => Metric::ConnectionsLobby,
+        Phase::Seeker(_) => Metric::ConnectionsSeeking,
         Phase::Unregistered | Phase::Registering(_) | Phase::Echo => Metric::ConnectionsUnregistered,
         Phase::Peer(_) => Metric::ConnectionsRegistered,
         Phase::Closing { .. } | Phase::Dead => Metric::ConnectionsClosing,
@@ -160,6 +161,9 @@ impl EventLoop {
         let Some(connection) = self.connections.get(slot) else {
             return;
         };
+        if let Phase::Seeker(_) = &connection.phase {
+            return self.leave_desk(slot);
+        }
         if self.drain.is_some() {
             return;
         }
@@ -180,7 +184,7 @@ impl EventLoop {
                 self.drain_punch();
             }
             Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Unregistered | Phase::Echo => {}
-            Phase::Closing { .. } | Phase::Dead => {}
+            Phase::Seeker(_) | Phase::Closing { .. } | Phase::Dead => {}
         }
     }
 

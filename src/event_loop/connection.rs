@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::lobby::Turn;
 use super::outgoing::Outgoing;
+use super::seekers::{Seeking, Way};
 use super::transport::Transport;
 use crate::codec::websocket::Partial;
 use crate::ids::{ConnId, Fingerprint};
@@ -31,6 +32,8 @@ pub(super) enum Phase {
     Echo,
     /// The lobby dialect.
     Lobby(Turn),
+    /// The matchmaker web service: a request is awaited until `deadline_ms`, or its answers.
+    Seeker(Box<Seeking>),
     /// The last words are being sent, and then input is thrown away until the peer closes or `deadline_ms`.
     Closing {
         /// Our direction is shut.
@@ -135,7 +138,8 @@ impl Connection {
 
     /// Whether WebSocket messages may be sent to it.
     pub(super) fn takes_messages(&self) -> bool {
-        match self.phase {
+        match &self.phase {
+            Phase::Seeker(seeking) => seeking.way == Way::WebSocket,
             Phase::Unregistered | Phase::Registering(_) | Phase::Peer(_) | Phase::Echo => true,
             Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Lobby(_) => false,
             Phase::Closing { .. } | Phase::Dead => false,

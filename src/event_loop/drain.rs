@@ -75,6 +75,7 @@ impl EventLoop {
             Some(Phase::Unregistered | Phase::Registering(_) | Phase::Peer(_) | Phase::Echo) => {
                 self.close(slot, CLOSE_GOING_AWAY, "server shutting down");
             }
+            Some(Phase::Seeker(_)) => self.dismiss_seeker(slot),
             Some(Phase::Closing { .. } | Phase::Dead) | None => {}
         }
     }

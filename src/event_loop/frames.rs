@@ -5,6 +5,7 @@
 
 use super::EventLoop;
 use super::connection::Phase;
+use super::seekers::FIRST_MESSAGE_BYTES;
 use super::writing::Class;
 use crate::codec::deflate::InflateError;
 use crate::codec::websocket::{self, Buffers, Control, Data, OpCode, Step, push_header};
@@ -27,8 +28,12 @@ impl EventLoop {
             return bytes.len();
         };
         let id = connection.id(slot);
+        let seeks = matches!(connection.phase, Phase::Seeker(_));
         let settings = websocket::Settings {
-            max_message_size: self.settings.max_message_size,
+            max_message_size: match seeks {
+                true => FIRST_MESSAGE_BYTES,
+                false => self.settings.max_message_size,
+            },
             deflate: connection.deflate,
         };
         let mut partial = connection.partial.take();
@@ -93,8 +98,10 @@ impl EventLoop {
     }
 
     fn on_binary(&mut self, slot: usize, bytes: &[u8]) {
-        if let Some(Phase::Echo) = self.connections.get(slot).map(|connection| &connection.phase) {
-            return self.echo(slot, false, bytes);
+        match self.connections.get(slot).map(|connection| &connection.phase) {
+            Some(Phase::Echo) => return self.echo(slot, false, bytes),
+            Some(Phase::Seeker(_)) => return self.on_seeker_binary(slot),
+            _ => {}
         }
         match simdutf8::basic::from_utf8(bytes) {
             Ok(text) => self.on_message(slot, text),
@@ -105,6 +112,7 @@ impl EventLoop {
     fn on_text(&mut self, slot: usize, text: &str) {
         match self.connections.get(slot).map(|connection| &connection.phase) {
             Some(Phase::Echo) => self.echo(slot, true, text.as_bytes()),
+            Some(Phase::Seeker(_)) => self.on_seeker_text(slot, text),
             _ => self.on_message(slot, text),
         }
     }

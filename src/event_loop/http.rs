@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use super::connection::{Connection, Entrance, Phase, Unread};
+use super::seekers::{FIRST_MESSAGE_MS, Seeking, Way};
 use super::{EventLoop, Service, datagrams};
 use crate::codec::deflate;
 use crate::codec::http::{self, Head, Headers, ParseError};
@@ -23,6 +24,13 @@ enum After {
     Upgraded,
     /// The answer comes later.
     Awaiting,
+}
+
+/// An upgrade that waits for the home of its address.
+pub(super) struct Upgrade {
+    pub(super) answer: Vec<u8>,
+    /// It is to seek a game server; otherwise it is a peer's.
+    seeking: Option<Box<Seeking>>,
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -142,7 +150,10 @@ impl EventLoop {
         let known = match entrance {
             // Conformance clients ask for whatever path they please.
             Entrance::Peers if head.path == "/ws" || self.settings.service == Service::Echo => {
-                return self.on_upgrade(slot, head);
+                return self.on_upgrade(slot, head, false);
+            }
+            Entrance::Peers if head.path == "/matchmaker/ws" && self.settings.seekers.is_some() => {
+                return self.on_upgrade(slot, head, true);
             }
             Entrance::Peers => matches!(head.path, "/health" | "/stats" | "/livez" | "/readyz"),
             Entrance::Metrics => head.path == "/metrics",
@@ -238,7 +249,7 @@ impl EventLoop {
         self.resume(slot);
     }
 
-    fn on_upgrade(&mut self, slot: usize, head: &Head<'_>) -> After {
+    fn on_upgrade(&mut self, slot: usize, head: &Head<'_>, seeks: bool) -> After {
         let key = match http::check_upgrade(head) {
             Ok(key) => key,
             Err(error) => {
@@ -286,7 +297,14 @@ impl EventLoop {
         http::push_switching_protocols(&mut answer, key, extensions);
         self.set_phase(slot, Phase::Awaiting);
         self.arm(slot);
-        self.upgrades.insert(slot, answer);
+        let seeking = seeks.then(|| {
+            Box::new(Seeking {
+                way: Way::WebSocket,
+                client_ip: forwarded.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)),
+                asked: false,
+            })
+        });
+        self.upgrades.insert(slot, Upgrade { answer, seeking });
         if self.ask_admission(slot) {
             self.finish_upgrade(slot, true);
         }
@@ -300,7 +318,7 @@ impl EventLoop {
 
     /// The address may open a connection, or not.
     pub(super) fn finish_upgrade(&mut self, slot: usize, granted: bool) {
-        let Some(answer) = self.upgrades.remove(&slot) else {
+        let Some(Upgrade { answer, seeking }) = self.upgrades.remove(&slot) else {
             return;
         };
         if !granted {
@@ -318,6 +336,14 @@ impl EventLoop {
         self.append(slot, answer.len(), |out| out.extend_from_slice(&answer));
         self.pool.put(answer);
         self.counters.count(Metric::Upgrades);
+        if let Some(seeking) = seeking {
+            self.set_phase(slot, Phase::Seeker(seeking));
+            if let Some(connection) = self.connections.get_mut(slot) {
+                connection.deadline_ms = self.clock.now_ms + FIRST_MESSAGE_MS;
+            }
+            self.arm(slot);
+            return self.resume(slot);
+        }
         match self.settings.service {
             Service::Peers => {
                 self.set_phase(slot, Phase::Unregistered);

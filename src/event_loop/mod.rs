@@ -22,6 +22,7 @@ mod keepalive;
 pub mod listener;
 mod lobby;
 mod moving;
+mod office;
 mod opening;
 mod outgoing;
 pub mod passage;
@@ -29,6 +30,7 @@ mod peers;
 mod presence;
 mod reading;
 mod receive;
+mod seekers;
 mod stats;
 pub mod timers;
 pub mod tls;
@@ -51,6 +53,8 @@ use rustls::ServerConfig;
 use slab::Slab;
 
 pub use addresses::AddressLimits;
+pub use office::{DESK_LOOP, Office};
+pub use seekers::SeekerSettings;
 
 use crate::codec::deflate::{Deflater, Inflater};
 use crate::dialect::peer::IceServers;
@@ -86,6 +90,8 @@ pub enum Delivery {
     Admitted(addresses::Admitted),
     /// What became of a connection that was admitted.
     AddressChanged(addresses::AddressChanged),
+    /// To and from the desk of the matchmaker web service.
+    Desk(Box<office::Mail>),
     /// The namespaces at home, please.
     StatsAsked(stats::Asked),
     /// The namespaces at home.
@@ -154,6 +160,8 @@ pub struct Settings {
     pub datagrams: DatagramSettings,
     /// What peers are told to gather WebRTC candidates with.
     pub ice: IceServers,
+    /// How the matchmaker web service is served, if it is.
+    pub seekers: Option<SeekerSettings>,
 }
 
 /// What all loops share.
@@ -185,6 +193,8 @@ pub struct Parts {
     pub shard: Shard,
     /// Its punch state.
     pub punch: Punch,
+    /// The desk of the matchmaker web service, on the loop that has it.
+    pub office: Option<Office>,
     /// The certificate for new connections.
     pub tls: Option<Arc<ServerConfig>>,
     /// What it is to do.
@@ -255,6 +265,7 @@ pub struct EventLoop {
     generations: u32,
     shard: Shard,
     punch: Punch,
+    office: Option<Office>,
     datagrams: Datagrams,
     mailbox: Mailbox<Delivery>,
     tls: Option<Arc<ServerConfig>>,
@@ -283,7 +294,7 @@ pub struct EventLoop {
     addresses: addresses::Addresses,
     stats: stats::Gather,
     /// Answers to upgrades that wait for the home of their address.
-    upgrades: BTreeMap<usize, Vec<u8>>,
+    upgrades: BTreeMap<usize, http::Upgrade>,
     hosts: ice::Hosts,
     drain: Option<drain::Drain>,
     counters: Counters,
@@ -315,6 +326,7 @@ impl EventLoop {
             passage,
             shard,
             punch,
+            office,
             tls,
             settings,
             shared,
@@ -356,6 +368,7 @@ impl EventLoop {
             generations: 0,
             shard,
             punch,
+            office,
             datagrams,
             mailbox,
             tls,
@@ -409,6 +422,7 @@ impl EventLoop {
             }
             self.receive_mail();
             self.retry_held_up();
+            self.serve_office();
             if !self.mailbox.is_congested() {
                 self.accept();
                 self.serve_ready();
@@ -416,6 +430,7 @@ impl EventLoop {
             }
             self.expire_timers();
             self.expire_punch();
+            self.expire_desk();
             self.flush_window();
             self.begin_gather();
             self.drain_step();
@@ -486,11 +501,18 @@ impl EventLoop {
         if self.drain.is_some() {
             no_later(now_ms + 10);
         }
-        let due = [self.stats.due_ms(), self.window.due_ms(), self.punch.poll_timeout()];
+        let desk_due = self.office.as_ref().and_then(|office| office.desk.poll_timeout());
+        let due = [
+            self.stats.due_ms(),
+            self.window.due_ms(),
+            self.punch.poll_timeout(),
+            desk_due,
+        ];
         for due_ms in due.into_iter().flatten() {
             no_later(due_ms);
         }
-        match self.mailbox.try_sleep() {
+        // Looked at after the sleep is announced: what comes later wakes.
+        match self.mailbox.try_sleep() && !self.office_has_events() {
             true => until.map(|at| Duration::from_millis(at.saturating_sub(now_ms))),
             false => Some(Duration::ZERO),
         }

@@ -7,6 +7,7 @@
 use super::EventLoop;
 use super::HANDSHAKES_MAX;
 use super::connection::{Phase, Unread};
+use super::seekers::Way;
 use super::transport::Read;
 use crate::metrics::Metric;
 
@@ -38,7 +39,7 @@ impl EventLoop {
             Phase::Dead => return,
             Phase::Closing { .. } => return self.discard(slot),
             Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Registering(_) | Phase::Lobby(_) => {}
-            Phase::Unregistered | Phase::Peer(_) | Phase::Echo => {}
+            Phase::Unregistered | Phase::Peer(_) | Phase::Echo | Phase::Seeker(_) => {}
         }
         if connection.unread.is_some() {
             self.parse_unread(slot);
@@ -141,7 +142,7 @@ impl EventLoop {
         let Some(connection) = self.connections.get_mut(slot) else {
             return bytes.len();
         };
-        match connection.phase {
+        match &connection.phase {
             Phase::Opening => {
                 self.parse_opening(slot, bytes);
                 bytes.len()
@@ -154,7 +155,8 @@ impl EventLoop {
                 self.parse_lobby(slot, bytes);
                 bytes.len()
             }
-            Phase::Unregistered | Phase::Peer(_) | Phase::Echo => self.parse_frames(slot, bytes),
+            Phase::Seeker(seeking) if seeking.way != Way::WebSocket => bytes.len(),
+            Phase::Unregistered | Phase::Peer(_) | Phase::Echo | Phase::Seeker(_) => self.parse_frames(slot, bytes),
             Phase::Awaiting | Phase::Registering(_) => 0,
             Phase::Closing { .. } | Phase::Dead => bytes.len(),
         }

@@ -37,6 +37,7 @@ impl EventLoop {
             Delivery::Admit(ask) => self.on_admit(ask),
             Delivery::Admitted(answer) => self.on_admitted(answer),
             Delivery::AddressChanged(change) => self.addresses.change(&change),
+            Delivery::Desk(mail) => self.on_desk_mail(*mail),
             Delivery::StatsAsked(asked) => self.on_stats_asked(asked),
             Delivery::StatsAnswered(answered) => self.on_stats_answered(answered),
             Delivery::Reload(config) => self.tls = Some(config),

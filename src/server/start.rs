@@ -22,7 +22,7 @@ use super::{StartError, failed};
 use crate::config::Config;
 use crate::event_loop::datagrams::socket;
 use crate::event_loop::passage::Passage;
-use crate::event_loop::{Delivery, EventLoop, Parts, Settings, Shared, listener};
+use crate::event_loop::{Delivery, EventLoop, Office, Parts, Settings, Shared, listener};
 use crate::mailbox::Mailbox;
 use crate::shard::Shard;
 use crate::shard::punch::Punch;
@@ -33,6 +33,8 @@ pub(super) struct Seat {
     pub(super) passage: Option<Passage>,
     pub(super) shard: Shard,
     pub(super) punch: Punch,
+    /// On one of them alone.
+    pub(super) office: Option<Office>,
     /// Where it is pinned.
     pub(super) core: Option<CoreId>,
 }
@@ -217,6 +219,7 @@ fn ready(plan: Plan, seat: Seat, wanted: &Wanted) -> Result<(EventLoop, Bound), 
         passage: seat.passage,
         shard: seat.shard,
         punch: seat.punch,
+        office: seat.office,
         tls: plan.tls,
         settings: plan.settings,
         shared: plan.shared,
@@ -247,6 +250,15 @@ fn places(config: &Config) -> Vec<Place> {
     }
     for port in &config.extra_ports {
         add(*port, true, config.udp_enabled);
+    }
+    if let Some(address) = config.matchmaker.bind
+        && !places.iter().any(|place| place.tcp && place.address == address)
+    {
+        places.push(Place {
+            address,
+            tcp: true,
+            udp: false,
+        });
     }
     places
 }

@@ -9,6 +9,7 @@
 
 mod aliases;
 mod broadcast;
+pub mod desk;
 mod holding;
 mod inspect;
 mod mail;

@@ -29,6 +29,8 @@ pub struct Head<'a> {
     pub method: &'a str,
     /// The target's path as it was sent, without the query. Begins with a slash.
     pub path: &'a str,
+    /// The target's query as it was sent, without the question mark; empty if there is none.
+    pub query: &'a str,
     /// The minor version: 1 for HTTP/1.1, 0 for HTTP/1.0.
     pub version: u8,
     /// All header fields.
@@ -155,10 +157,11 @@ fn parse_whole(bytes: &[u8]) -> Result<Head<'_>, ParseError> {
         return Err(ParseError::BadRequest);
     };
     let count = headers.len();
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let head = Head {
         method,
         path,
+        query,
         version,
         headers: Headers { fields, len: count },
         len: bytes.len(),

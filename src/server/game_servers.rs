@@ -1,0 +1,119 @@
+//! The composition of the matchmaker web service: its settings for the loops, the desk, the provider, the register.
+//!
+//! Owns: what each of them is made from, and which of them there are.
+//! Never: serves a request.
+
+use std::sync::Arc;
+
+use rand::RngExt as _;
+
+use super::StartError;
+use crate::codec::connect_token::{Layout, PrivateKey};
+use crate::config::{Config, Provider, TokenLayout};
+use crate::event_loop::{Office, SeekerSettings};
+use crate::message::game_server::{CertDigest, KeyIndex, Name};
+use crate::provider::Wake;
+use crate::shard::desk::{self, Desk, Source};
+
+/// Whether the service is served at all.
+pub(super) fn is_served(config: &Config) -> bool {
+    config.matchmaker.enabled || config.matchmaker.bind.is_some()
+}
+
+/// How the loops serve it; None: not at all.
+pub(super) fn seekers(config: &Config) -> Option<SeekerSettings> {
+    let settings = &config.matchmaker;
+    is_served(config).then(|| SeekerSettings {
+        origins: settings.cors.clone(),
+        fake_ip: settings.fake_ip,
+        client_ip_override: settings.client_ip_override,
+        report_secret: settings.report_secret.clone(),
+        ticket_secret: settings.ticket_secret.clone(),
+        keys: keys(config),
+        layout: match settings.token_layout {
+            TokenLayout::Netcode => Layout::Netcode,
+            TokenLayout::LightyearLe => Layout::LightyearLe,
+            TokenLayout::LightyearBe => Layout::LightyearBe,
+        },
+        token_expires_s: settings.token_expire.as_secs(),
+        token_timeout_s: match settings.token_timeout.as_secs() {
+            0 => -1,
+            seconds => i32::try_from(seconds).unwrap_or(i32::MAX),
+        },
+    })
+}
+
+/// The general key, then one for each server that has its own.
+fn keys(config: &Config) -> Vec<(PrivateKey, u64)> {
+    let settings = &config.matchmaker;
+    let Some(general) = settings.general_key() else {
+        return Vec::new();
+    };
+    let general = (general, settings.protocol_id);
+    let own = settings.servers.iter().map(|server| {
+        (
+            server.private_key.unwrap_or(general.0),
+            server.protocol_id.unwrap_or(general.1),
+        )
+    });
+    let all = std::iter::once(general).chain(own);
+    all.map(|(key, protocol_id)| (PrivateKey::new(key), protocol_id))
+        .collect()
+}
+
+/// Makes the desk and starts who works for it; None: the service is not served.
+///
+/// # Errors
+/// A thread that cannot be started, a record of sessions that cannot be read.
+pub(super) fn office(config: &Config, _wake: &Wake) -> Result<Option<Office>, StartError> {
+    if !is_served(config) && !config.matchmaker.nats_back {
+        return Ok(None);
+    }
+    let desk = Desk::new(desk_settings(config), rand::rng().random());
+    Ok(Some(Office {
+        desk,
+        provider: None,
+        registry: None,
+    }))
+}
+
+fn desk_settings(config: &Config) -> desk::Settings {
+    let settings = &config.matchmaker;
+    let name = |text: &str| Name::new(text).ok();
+    let servers = settings.servers.iter().enumerate().filter_map(|(index, server)| {
+        Some(desk::Server {
+            id: server.id.as_str().into(),
+            public: server.public,
+            internal: server.internal.clone(),
+            game: name(&server.game)?,
+            version: name(&server.version)?,
+            capacity: server.capacity,
+            cert_digest: CertDigest::parse(&server.cert_digest),
+            key: KeyIndex(index as u16 + 1),
+        })
+    });
+    desk::Settings {
+        limits: desk::Limits {
+            waiting_max: settings.waiting_max,
+            waiting_per_ip: settings.waiting_per_ip,
+            requests_per_min_per_ip: settings.requests_per_min_per_ip,
+            deadline_ms: super::millis(settings.deadline),
+            claim_ms: 62_000,
+            silence_ms: 30_000,
+            ipv6: settings.ipv6,
+        },
+        servers: servers.collect(),
+        configured: name(&settings.app_name).zip(name(&settings.app_version)),
+        source: match settings.provider {
+            Provider::Static => Source::None,
+            Provider::Edgegap => Source::Provider,
+            Provider::Nats => Source::Forwarded,
+        },
+        registers: settings.nats_back,
+    }
+}
+
+/// Wakes the loop that has the desk.
+pub(super) fn wake(postbox: Arc<crate::mailbox::Postbox<crate::event_loop::Delivery>>) -> Wake {
+    Arc::new(move || postbox.wake(crate::event_loop::DESK_LOOP))
+}
