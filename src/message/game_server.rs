@@ -234,11 +234,15 @@ impl CertDigest {
 
 impl fmt::Display for CertDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, byte) in self.0.iter().enumerate() {
-            let colon = if at == 0 { "" } else { ":" };
-            write!(f, "{colon}{byte:02x}")?;
+        // In one piece: a formatter call for each byte would cost as much as the rest of a frame.
+        let mut text = [b':'; 95];
+        let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+        for (pair, byte) in text.chunks_mut(3).zip(self.0) {
+            for (place, nibble) in pair.iter_mut().zip([byte >> 4, byte & 15]) {
+                *place = digit(nibble);
+            }
         }
-        Ok(())
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 

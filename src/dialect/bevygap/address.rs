@@ -49,3 +49,88 @@ fn says_no_place(address: IpAddr) -> bool {
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local() || v6.is_unspecified(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_clients_word_counts_only_where_it_is_allowed() {
+        let peer = ip("192.0.2.1");
+        for (query, said, overridable, expected) in [
+            ("", None, true, Ok("192.0.2.1")),
+            ("client_ip=198.51.100.9", Some("198.51.100.8"), false, Ok("192.0.2.1")),
+            ("client_ip=198.51.100.9", Some("198.51.100.8"), true, Ok("198.51.100.9")),
+            ("client_ip=", Some("198.51.100.8"), true, Ok("198.51.100.8")),
+            ("client_ip=", Some(""), true, Ok("192.0.2.1")),
+            ("a=b&client_ip=2001%3Adb8%3A%3a1", None, true, Ok("2001:db8::1")),
+            ("client_ip=not-an-ip", None, false, Ok("192.0.2.1")),
+            ("client_ip=not-an-ip", None, true, Err(CLIENT_IP_INVALID)),
+            ("client_ip=192.0.2.1:80", None, true, Err(CLIENT_IP_INVALID)),
+            ("client_ip=192.0.2.1+", None, true, Err(CLIENT_IP_INVALID)),
+            ("client_ip=%ff", None, true, Err(CLIENT_IP_INVALID)),
+            ("", Some("x\",\"y"), true, Err(CLIENT_IP_INVALID)),
+        ] {
+            let found = client_ip(peer, query, said, overridable, None);
+            assert_eq!(found, expected.map(ip), "{query} {said:?} {overridable}");
+        }
+        let long = format!("client_ip={}", "1".repeat(16_000));
+        assert_eq!(client_ip(peer, &long, None, true, None), Err(CLIENT_IP_INVALID));
+    }
+
+    #[test]
+    fn an_address_that_is_known_nowhere_else_becomes_the_configured_one() {
+        let fake = ip("203.0.113.7");
+        for near in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "10.0.0.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "169.254.1.1",
+            "0.0.0.0",
+            "::1",
+            "::",
+            "fc00::1",
+            "fdff::1",
+            "fe80::1",
+            "febf::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.1.2.3",
+        ] {
+            assert_eq!(client_ip(ip(near), "", None, false, Some(fake)), Ok(fake), "{near}");
+            assert_eq!(
+                client_ip(ip(near), "", None, false, None),
+                Ok(ip(near).to_canonical()),
+                "{near}"
+            );
+        }
+        for far in [
+            "172.32.0.1",
+            "192.169.1.1",
+            "169.253.1.1",
+            "11.0.0.1",
+            "2001:db8::1",
+            "fec0::1",
+            "fbff::1",
+        ] {
+            assert_eq!(client_ip(ip(far), "", None, false, Some(fake)), Ok(ip(far)), "{far}");
+        }
+        assert_eq!(
+            client_ip(ip("::ffff:192.0.2.1"), "", None, false, Some(fake)),
+            Ok(ip("192.0.2.1"))
+        );
+        // The client's word is judged like its address.
+        assert_eq!(
+            client_ip(ip("192.0.2.1"), "client_ip=::ffff:10.0.0.1", None, true, Some(fake)),
+            Ok(fake)
+        );
+    }
+}

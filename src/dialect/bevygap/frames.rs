@@ -52,17 +52,11 @@ pub fn push_single(out: &mut Vec<u8>, feedback: &Feedback, token: &[u8]) {
     }
 }
 
-/// The status of the answer in one piece.
+/// The status of the answer in one piece. What no client would know to be a failure is a bad gateway.
 #[must_use]
 pub fn single_status(failure: &Failure) -> u16 {
-    http_status(failure.code)
-}
-
-/// What another matchmaker calls a failure, as a status that every HTTP client knows to be one; 200 stays as it is.
-#[must_use]
-pub fn http_status(code: u16) -> u16 {
-    match code {
-        200 | 400..=599 => code,
+    match failure.code {
+        code @ 400..=599 => code,
         _ => 502,
     }
 }
@@ -94,4 +88,124 @@ fn push_server(out: &mut Vec<u8>, [token_name, ip_name, port_name]: [&str; 3], g
 
 fn put(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::message::game_server::{CertDigest, KeyIndex, Outcome, SessionName};
+
+    fn frame(feedback: &Feedback, token: &[u8]) -> String {
+        let mut out = Vec::new();
+        push_frame(&mut out, feedback, token);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn single(feedback: &Feedback, token: &[u8]) -> String {
+        let mut out = Vec::new();
+        push_single(&mut out, feedback, token);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn ready(public: &str) -> Feedback {
+        Feedback::Ready(Box::new(Grant {
+            session: SessionName::new("s-1").unwrap(),
+            client_id: 7,
+            public: public.parse().unwrap(),
+            internal: Vec::new(),
+            cert_digest: CertDigest::parse(&"aB".repeat(32)).unwrap(),
+            key: KeyIndex(0),
+        }))
+    }
+
+    #[test]
+    fn every_feedback_has_its_frame() {
+        let failure = Failure {
+            code: 503,
+            text: "no \"server\"\n".into(),
+        };
+        let outcome = Outcome {
+            status: 200,
+            body: "{}".to_owned(),
+        };
+        for (feedback, expected) in [
+            (Feedback::Acknowledged, json!("Acknowledged")),
+            (
+                Feedback::Accepted(SessionName::new("a_b-9").unwrap()),
+                json!({ "SessionRequestAccepted": "a_b-9" }),
+            ),
+            (
+                Feedback::Progress("Seeking \\ (2)".into()),
+                json!({ "ProgressReport": "Seeking \\ (2)" }),
+            ),
+            (Feedback::Failed(failure), json!({ "Error": [503, "no \"server\"\n"] })),
+            (Feedback::Forwarded("[1]".into()), json!([1])),
+            (Feedback::ForwardedOutcome(Box::new(outcome)), json!({})),
+        ] {
+            let frame = frame(&feedback, &[]);
+            assert_eq!(serde_json::from_str::<Value>(&frame).unwrap(), expected, "{frame}");
+        }
+        assert_eq!(frame(&Feedback::End, &[]), "");
+    }
+
+    #[test]
+    fn a_server_is_told_with_its_token() {
+        let digest = ["ab"; 32].join(":");
+        assert_eq!(
+            frame(&ready("203.0.113.10:30004"), b"\xff\xfe"),
+            format!(
+                r#"{{"SessionReady":{{"token":"//4=","ip":"203.0.113.10","port":30004,"cert_digest":"{digest}"}}}}"#
+            )
+        );
+        assert_eq!(
+            single(&ready("[2001:db8::1]:1"), &[]),
+            format!(
+                r#"{{"connect_token":"","gameserver_ip":"2001:db8::1","gameserver_port":1,"cert_digest":"{digest}"}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn only_a_last_word_is_an_answer_in_one_piece() {
+        let outcome = Outcome {
+            status: 409,
+            body: "mock failure".to_owned(),
+        };
+        assert_eq!(
+            single(&Feedback::Failed(Failure::NO_SERVER), &[]),
+            "no server available"
+        );
+        assert_eq!(
+            single(&Feedback::ForwardedOutcome(Box::new(outcome)), &[]),
+            "mock failure"
+        );
+        for feedback in [
+            Feedback::Acknowledged,
+            Feedback::Accepted(SessionName::new("s").unwrap()),
+            Feedback::Progress("x".into()),
+            Feedback::Forwarded("1".into()),
+            Feedback::End,
+        ] {
+            assert_eq!(single(&feedback, &[]), "", "{feedback:?}");
+        }
+    }
+
+    #[test]
+    fn every_status_is_one_that_clients_know_to_be_a_failure() {
+        for (code, status) in [
+            (400, 400),
+            (429, 429),
+            (503, 503),
+            (599, 599),
+            (999, 502),
+            (0, 502),
+            (200, 502),
+        ] {
+            assert_eq!(single_status(&Failure::new(code, "")), status);
+        }
+    }
 }

@@ -12,7 +12,7 @@ mod seek;
 mod ticket;
 
 pub use address::{CLIENT_IP_INVALID, client_ip};
-pub use frames::{http_status, push_frame, push_single, single_status};
+pub use frames::{push_frame, push_single, single_status};
 pub use report::{REPORT_BYTES_MAX, parse_report, reporting_server};
 pub use request::{Request, parse_path, parse_request};
 pub use seek::{SEEK_BYTES_MAX, parse_seek, push_seek};

@@ -136,4 +136,132 @@ mod tests {
             assert_eq!(names_of(&request), ("bevygap-spaceships", "1", client_ip), "{text}");
         }
     }
+
+    #[test]
+    fn what_is_no_request_is_told_in_the_parsers_words() {
+        for (text, told) in [
+            ("", "EOF while parsing a value at line 1 column 0"),
+            ("{}", "missing field `game` at line 1 column 2"),
+            (
+                r#"{"game":1}"#,
+                "invalid type: integer `1`, expected a string at line 1 column 9",
+            ),
+            (
+                r#"{"game":"a","game":"a"}"#,
+                "duplicate field `game` at line 1 column 18",
+            ),
+            (
+                r#"{"game":"a","version":"1","client_ip":4}"#,
+                "invalid type: integer `4`, expected a string at line 1 column 39",
+            ),
+            (
+                r#"{"game":"a","version":"1"} x"#,
+                "trailing characters at line 1 column 28",
+            ),
+            (
+                r#"{"game":"a","version":"1""#,
+                "EOF while parsing an object at line 1 column 25",
+            ),
+            (
+                r#"["a","1",null]"#,
+                "invalid type: sequence, expected struct RequestSession at line 1 column 0",
+            ),
+            (
+                "7",
+                "invalid type: integer `7`, expected struct RequestSession at line 1 column 1",
+            ),
+        ] {
+            assert_eq!(parse_request(text), Err(format!("{PARSER}{told}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_strangers_text_is_not_repeated_without_bound() {
+        for text in ["a".repeat(4000), "\u{7f}\u{20ac}".repeat(1000), "\\n".repeat(1000)] {
+            let told = parse_request(&format!("\"{text}\"")).unwrap_err();
+            assert!(told.starts_with(&format!("{PARSER}invalid type: string")), "{told}");
+            assert!((397..=400).contains(&told.len()), "{}", told.len());
+        }
+        let deep = parse_request(&"[".repeat(4000)).unwrap_err();
+        assert!(deep.len() < 200, "{deep}");
+        let deep = parse_request(&format!("{{\"x\":{}", "[".repeat(4000))).unwrap_err();
+        assert!(
+            deep.ends_with("recursion limit exceeded at line 1 column 132"),
+            "{deep}"
+        );
+    }
+
+    #[test]
+    fn the_first_of_four_checks_that_fails_is_told() {
+        let long = "a".repeat(31);
+        let (game, version) = ("ERR Game name invalid", "ERR Game version invalid");
+        let (game_long, version_long) = (
+            "ERR Game name too long (max 30 chars)",
+            "ERR Game version too long (max 30 chars)",
+        );
+        for (name, number, told) in [
+            ("", "", game),
+            ("", "1", game),
+            ("a", "", version),
+            ("a.b", &*long, game),
+            (&*long, "v0.0.1", version),
+            (&*long, &*long, game_long),
+            (&*long, "1", game_long),
+            ("a", &*long, version_long),
+            (&*format!("{long}."), "1", game),
+            ("a b", "1", game),
+            ("a", "1\r\n", version),
+            ("a*", "1", game),
+            ("a", ">", version),
+            ("\u{e4}", "1", game),
+            ("a\0", "1", game),
+        ] {
+            let message = serde_json::json!({ "game": name, "version": number }).to_string();
+            assert_eq!(parse_request(&message), Err(told.to_owned()), "{message}");
+        }
+        let most = "Az09_-".repeat(5);
+        let message = serde_json::json!({ "game": most, "version": most }).to_string();
+        assert_eq!(names_of(&parse_request(&message).unwrap()), (&*most, &*most, None));
+    }
+
+    #[test]
+    fn a_path_names_game_and_version() {
+        let name = |text| Name::new(text).unwrap();
+        let named = Some(Ok((name("bevygap-spaceships"), name("1"))));
+        assert_eq!(parse_path("/matchmaker/request/bevygap-spaceships/1"), named);
+        assert_eq!(parse_path("/matchmaker/request/bevygap%2Dspaceships/%31"), named);
+        for other in [
+            "/matchmaker/request",
+            "/matchmaker/request/",
+            "/matchmaker/request/a",
+            "/matchmaker/request/a/",
+            "/matchmaker/request//1",
+            "/matchmaker/request/a/1/",
+            "/matchmaker/request/a/1/2",
+            "/matchmaker/ws",
+            "/x/matchmaker/request/a/1",
+        ] {
+            assert_eq!(parse_path(other), None, "{other}");
+        }
+        let long = "a".repeat(31);
+        for (path, told) in [
+            ("a.b/1", "ERR Game name invalid"),
+            ("a%2fb/1", "ERR Game name invalid"),
+            ("a%0d%0aPUB%20x/1", "ERR Game name invalid"),
+            ("a%252D/1", "ERR Game name invalid"),
+            ("%ff/1", "ERR Game name invalid"),
+            ("%/1", "ERR Game name invalid"),
+            ("a+b/1", "ERR Game name invalid"),
+            ("a/%3E", "ERR Game version invalid"),
+            ("a/v0.0.1", "ERR Game version invalid"),
+            (&*format!("{long}/1"), "ERR Game name too long (max 30 chars)"),
+            (
+                &*format!("a/{}", "%61".repeat(31)),
+                "ERR Game version too long (max 30 chars)",
+            ),
+        ] {
+            let told = Some(Err(told.to_owned()));
+            assert_eq!(parse_path(&format!("/matchmaker/request/{path}")), told, "{path}");
+        }
+    }
 }

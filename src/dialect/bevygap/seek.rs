@@ -45,3 +45,57 @@ pub fn parse_seek(payload: &[u8]) -> Result<IpAddr, Failure> {
 
 /// As bevygap's matchmaker begins its text, without what the parser says.
 const UNREADABLE: Failure = Failure::new(500, "ERROR decoding session request");
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (game, version) = (Name::new("bevygap-spaceships").unwrap(), Name::new("1").unwrap());
+        for (client_ip, app, payload) in [
+            (
+                "192.0.2.1",
+                Some((&game, &version)),
+                r#"{"client_ip":"192.0.2.1","game":"bevygap-spaceships","version":"1"}"#,
+            ),
+            ("2001:db8::1", None, r#"{"client_ip":"2001:db8::1"}"#),
+        ] {
+            let (client_ip, mut out) = (client_ip.parse().unwrap(), Vec::new());
+            push_seek(&mut out, client_ip, app);
+            assert_eq!(String::from_utf8_lossy(&out), payload);
+            assert_eq!(parse_seek(&out), Ok(client_ip));
+        }
+    }
+
+    #[test]
+    fn a_payload_needs_an_address_and_nothing_else() {
+        for (payload, client_ip) in [
+            (
+                r#" { "game" : 1, "client_ip" : "::ffff:192.0.2.1", "x": [[]] } "#,
+                Some("192.0.2.1"),
+            ),
+            (r#"{"client_ip":"2001:DB8:0::1"}"#, Some("2001:db8::1")),
+            ("", None),
+            ("null", None),
+            ("hello", None),
+            ("{}", None),
+            (r#"["192.0.2.1"]"#, None),
+            (r#"{"client_ip":null}"#, None),
+            (r#"{"client_ip":""}"#, None),
+            (r#"{"client_ip":"localhost"}"#, None),
+            (r#"{"client_ip":"192.0.2.1 "}"#, None),
+            (r#"{"client_ip":"192.0.2.1","client_ip":"192.0.2.1"}"#, None),
+            (r#"{"client_ip":"192.0.2.1"}x"#, None),
+        ] {
+            let expected = client_ip.map(|ip| ip.parse().unwrap()).ok_or(UNREADABLE);
+            assert_eq!(parse_seek(payload.as_bytes()), expected, "{payload}");
+        }
+        assert_eq!(parse_seek(b"\xff"), Err(UNREADABLE));
+        let padded = |len| format!(r#"{{"client_ip":"192.0.2.1"{}}}"#, " ".repeat(len - 26));
+        assert!(parse_seek(padded(SEEK_BYTES_MAX).as_bytes()).is_ok());
+        assert_eq!(parse_seek(padded(SEEK_BYTES_MAX + 1).as_bytes()), Err(UNREADABLE));
+    }
+}

@@ -63,3 +63,114 @@ fn is_secret(secret: &str, shown: &str) -> bool {
 }
 
 const TAG_BYTES: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "north-of-the-wall";
+    const NOON: u64 = 1_767_225_600;
+
+    /// As a login service makes it.
+    fn ticket(secret: &str, expiry: &str) -> String {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        format!(
+            "{expiry}.{}",
+            HEXLOWER.encode(hmac::sign(&key, expiry.as_bytes()).as_ref())
+        )
+    }
+
+    /// `printf 1767225660 | openssl dgst -sha256 -hmac north-of-the-wall`.
+    #[test]
+    fn a_ticket_is_what_any_tool_makes() {
+        let made = "1767225660.d98706d9244653fc5370752658e2095b7577ddce12dc1c20e68895857c0b574a";
+        assert_eq!(ticket(SECRET, "1767225660"), made);
+        assert!(verify_ticket(SECRET, made, NOON));
+    }
+
+    #[test]
+    fn a_ticket_is_good_until_its_end_and_no_further_ahead_than_a_day() {
+        for (expiry, good) in [
+            (NOON - 1, false),
+            (NOON, false),
+            (NOON + 1, true),
+            (NOON + TICKET_AHEAD_MAX_S, true),
+            (NOON + TICKET_AHEAD_MAX_S + 1, false),
+            (u64::MAX, false),
+        ] {
+            assert_eq!(
+                verify_ticket(SECRET, &ticket(SECRET, &expiry.to_string()), NOON),
+                good,
+                "{expiry}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_a_ticket() {
+        let expiry = (NOON + 60).to_string();
+        let good = ticket(SECRET, &expiry);
+        assert!(verify_ticket(SECRET, &good, NOON));
+        for bad in [
+            String::new(),
+            ".".to_owned(),
+            expiry.clone(),
+            good.to_uppercase(),
+            format!("{good}0"),
+            format!(" {good}"),
+            good.replace('.', ":"),
+            ticket("another", &expiry),
+            ticket(SECRET, &format!("+{expiry}")),
+            ticket(SECRET, &format!(" {expiry}")),
+            ticket(SECRET, ""),
+            ticket(SECRET, "99999999999999999999999"),
+            format!("{}{}", NOON + 61, &good[expiry.len()..]),
+        ] {
+            assert!(!verify_ticket(SECRET, &bad, NOON), "{bad}");
+        }
+        for at in 0..good.len() {
+            let mut changed = good.clone().into_bytes();
+            changed[at] ^= 1;
+            assert!(
+                !verify_ticket(SECRET, &String::from_utf8_lossy(&changed), NOON),
+                "byte {at}"
+            );
+        }
+        assert!(!verify_ticket("", &ticket("", &expiry), NOON), "no secret, no ticket");
+    }
+
+    #[test]
+    fn a_bearer_shows_the_secret() {
+        for (value, good) in [
+            (&b"Bearer north-of-the-wall"[..], true),
+            (b"bearer  north-of-the-wall ", true),
+            (b"Basic north-of-the-wall", false),
+            (b"north-of-the-wall", false),
+            (b"Bearer north-of-the-wal", false),
+            (b"Bearer north-of-the-wall2", false),
+            (b"Bearer ", false),
+            (b"Bearer", false),
+            (b"Bearer \xff", false),
+            (b"", false),
+        ] {
+            assert_eq!(verify_bearer(SECRET, value), good, "{value:?}");
+        }
+        assert!(!verify_bearer("", b"Bearer "), "no secret, nobody shows it");
+    }
+
+    #[test]
+    fn a_request_is_admitted_by_any_of_the_three() {
+        let ticket = ticket(SECRET, &(NOON + 60).to_string());
+        let bearer = format!("Bearer {ticket}");
+        let shown =
+            |authorization: Option<&str>, ticket| is_admitted(SECRET, authorization.map(str::as_bytes), ticket, NOON);
+        assert!(shown(Some("Bearer north-of-the-wall"), None));
+        assert!(shown(Some(&bearer), None));
+        assert!(shown(None, Some(&ticket)));
+        assert!(shown(Some("Basic abc"), Some(&ticket)));
+        assert!(!shown(None, None));
+        // A secret has no business in a query: that is logged everywhere.
+        assert!(!shown(None, Some(SECRET)));
+        assert!(!is_admitted(SECRET, Some(bearer.as_bytes()), Some(&ticket), NOON + 60));
+    }
+}
