@@ -13,11 +13,7 @@ use peer_server::message::game_server::{CertDigest, Failure, Feedback, Grant, Ke
 use serde_json::Value;
 
 /// Names with blanks, which the original services let through to their broker.
-const REFUSED_BY_US: &[&str] = &[
-    "ws-game-newline-injection",
-    "ws-game-with-space",
-    "ws-game-with-space-2",
-];
+const REFUSED_BY_US: &[&str] = &["ws-game-newline-injection", "ws-game-with-space"];
 const FAKE_IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(81, 128, 157, 100));
 
 struct Vector {
@@ -35,7 +31,7 @@ fn vectors(kind: &str) -> Vec<Vector> {
             vectors.push(Vector { name, said });
         }
     }
-    assert!(vectors.len() > 10, "{} of {kind}", vectors.len());
+    assert!(vectors.len() > 5, "{} of {kind}", vectors.len());
     vectors
 }
 
@@ -166,7 +162,7 @@ fn answers_in_one_piece_are_written_byte_for_byte() {
         assert_eq!(String::from_utf8(out).unwrap(), body, "{name}");
         seen += 1;
     }
-    assert_eq!(seen, 3);
+    assert_eq!(seen, 4);
 }
 
 #[test]

@@ -94,7 +94,7 @@ mod tests {
             assert_eq!(parse_seek(payload.as_bytes()), expected, "{payload}");
         }
         assert_eq!(parse_seek(b"\xff"), Err(UNREADABLE));
-        let padded = |len| format!(r#"{{"client_ip":"192.0.2.1"{}}}"#, " ".repeat(len - 26));
+        let padded = |len| format!(r#"{{"client_ip":"192.0.2.1"{}}}"#, " ".repeat(len - 25));
         assert!(parse_seek(padded(SEEK_BYTES_MAX).as_bytes()).is_ok());
         assert_eq!(parse_seek(padded(SEEK_BYTES_MAX + 1).as_bytes()), Err(UNREADABLE));
     }
