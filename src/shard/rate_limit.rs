@@ -19,6 +19,15 @@ impl Rate {
             burst_nanos: nanos_per_token.saturating_mul(burst.max(1)),
         })
     }
+
+    /// `per_min` tokens a minute, as many at once; None if `per_min` is 0: no limit.
+    pub fn per_min(per_min: u64) -> Option<Self> {
+        let nanos_per_token = 60_000_000_000_u64.checked_div(per_min)?;
+        Some(Self {
+            nanos_per_token,
+            burst_nanos: nanos_per_token.saturating_mul(per_min),
+        })
+    }
 }
 
 /// A token bucket, kept as the moment at which it will be full again. The default is full.
@@ -87,6 +96,17 @@ mod tests {
     #[test]
     fn a_rate_of_zero_is_no_limit() {
         assert!(Rate::new(0, 5).is_none());
+    }
+
+    #[test]
+    fn a_rate_a_minute_gives_a_minutes_tokens_at_once_and_then_each_in_its_time() {
+        assert!(Rate::per_min(0).is_none());
+        let rate = Rate::per_min(30).unwrap();
+        let mut bucket = Bucket::default();
+        assert!((0..30).all(|_| bucket.take(rate, 0)));
+        assert!(!bucket.take(rate, 1999));
+        assert!(bucket.take(rate, 2000));
+        assert!(!bucket.take(rate, 2000));
     }
 
     #[test]
