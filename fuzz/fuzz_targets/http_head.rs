@@ -43,7 +43,7 @@ fuzz_target!(|data: &[u8]| {
     match check_upgrade(&head) {
         Ok(key) => {
             assert_eq!(key.as_bytes().len(), 24);
-            push_switching_protocols(&mut out, key, extensions);
+            push_switching_protocols(&mut out, key, extensions, &[]);
         }
         Err(error) => push_response(&mut out, error.status(), error.headers(), b"", false, true),
     }

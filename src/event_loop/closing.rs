@@ -18,7 +18,7 @@ const DISCARD_BYTES: usize = 64 * 1024;
 /// The gauge that counts connections in this phase.
 pub(super) fn gauge(phase: &Phase) -> Metric {
     match phase {
-        Phase::Opening | Phase::Head | Phase::Awaiting => Metric::ConnectionsHttp,
+        Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Reporting(_) => Metric::ConnectionsHttp,
         Phase::Lobby(_) => Metric::ConnectionsLobby,
         Phase::Seeker(_) => Metric::ConnectionsSeeking,
         Phase::Unregistered | Phase::Registering(_) | Phase::Echo => Metric::ConnectionsUnregistered,
@@ -184,7 +184,7 @@ impl EventLoop {
                 self.drain_punch();
             }
             Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Unregistered | Phase::Echo => {}
-            Phase::Seeker(_) | Phase::Closing { .. } | Phase::Dead => {}
+            Phase::Seeker(_) | Phase::Reporting(_) | Phase::Closing { .. } | Phase::Dead => {}
         }
     }
 

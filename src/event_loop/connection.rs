@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::lobby::Turn;
 use super::outgoing::Outgoing;
-use super::seekers::{Seeking, Way};
+use super::seekers::{Reporting, Seeking, Way};
 use super::transport::Transport;
 use crate::codec::websocket::Partial;
 use crate::ids::{ConnId, Fingerprint};
@@ -34,6 +34,8 @@ pub(super) enum Phase {
     Lobby(Turn),
     /// The matchmaker web service: a request is awaited until `deadline_ms`, or its answers.
     Seeker(Box<Seeking>),
+    /// HTTP: the body of a game server's report is awaited until `deadline_ms`, then the desk's answer to it.
+    Reporting(Box<Reporting>),
     /// The last words are being sent, and then input is thrown away until the peer closes or `deadline_ms`.
     Closing {
         /// Our direction is shut.
@@ -141,7 +143,7 @@ impl Connection {
         match &self.phase {
             Phase::Seeker(seeking) => seeking.way == Way::WebSocket,
             Phase::Unregistered | Phase::Registering(_) | Phase::Peer(_) | Phase::Echo => true,
-            Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Lobby(_) => false,
+            Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Lobby(_) | Phase::Reporting(_) => false,
             Phase::Closing { .. } | Phase::Dead => false,
         }
     }

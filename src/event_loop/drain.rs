@@ -42,6 +42,7 @@ impl EventLoop {
             until_ms,
             reported: false,
         });
+        self.dismiss_remotes();
     }
 
     /// Whether the drain has something to do at once.
@@ -71,7 +72,9 @@ impl EventLoop {
     /// Tells one connection that the server goes.
     pub(super) fn dismiss(&mut self, slot: usize) {
         match self.connections.get(slot).map(|connection| &connection.phase) {
-            Some(Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Lobby(_)) => self.close_after_flush(slot),
+            Some(Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Lobby(_) | Phase::Reporting(_)) => {
+                self.close_after_flush(slot);
+            }
             Some(Phase::Unregistered | Phase::Registering(_) | Phase::Peer(_) | Phase::Echo) => {
                 self.close(slot, CLOSE_GOING_AWAY, "server shutting down");
             }

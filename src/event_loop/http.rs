@@ -1,21 +1,22 @@
 //! HTTP/1.1 on a connection: the status pages, the metrics page, and the upgrade to WebSocket.
 //!
 //! Owns: which path means what, who may upgrade, and when an HTTP connection stays open.
-//! Never: reads a body. A request that has one is answered and the connection closed.
+//! Never: reads a body, but for reports of game servers (see `seekers::reports`). Another request that has one is answered
+//! and the connection closed.
 
 use std::net::IpAddr;
 
 use super::connection::{Connection, Entrance, Phase, Unread};
-use super::seekers::{FIRST_MESSAGE_MS, Seeking, Way};
+use super::seekers::Seeking;
 use super::{EventLoop, Service, datagrams};
 use crate::codec::deflate;
-use crate::codec::http::{self, Head, Headers, ParseError};
+use crate::codec::http::{self, Head, Headers, Key, ParseError};
 use crate::dialect::status;
 use crate::metrics::Metric;
 
 /// What to do with the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
+pub(super) enum After {
     /// Take the next request.
     Stay,
     /// Send the answer and close.
@@ -24,6 +25,10 @@ enum After {
     Upgraded,
     /// The answer comes later.
     Awaiting,
+    /// The body of a report follows.
+    Gathering,
+    /// It seeks a game server, and says nothing more that counts.
+    Seeking,
 }
 
 /// An upgrade that waits for the home of its address.
@@ -33,7 +38,7 @@ pub(super) struct Upgrade {
     seeking: Option<Box<Seeking>>,
 }
 
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl EventLoop {
@@ -95,6 +100,8 @@ impl EventLoop {
                         self.resume(slot)
                     };
                 }
+                After::Gathering => return self.gather_report(slot, bytes),
+                After::Seeking => return self.skip_body(slot, bytes.len()),
                 After::Stay if bytes.is_empty() => return,
                 After::Stay => {}
             }
@@ -150,14 +157,14 @@ impl EventLoop {
         let known = match entrance {
             // Conformance clients ask for whatever path they please.
             Entrance::Peers if head.path == "/ws" || self.settings.service == Service::Echo => {
-                return self.on_upgrade(slot, head, false);
-            }
-            Entrance::Peers if head.path == "/matchmaker/ws" && self.settings.seekers.is_some() => {
-                return self.on_upgrade(slot, head, true);
+                return self.on_upgrade(slot, head);
             }
             Entrance::Peers => matches!(head.path, "/health" | "/stats" | "/livez" | "/readyz"),
             Entrance::Metrics => head.path == "/metrics",
         };
+        if !known && entrance == Entrance::Peers && self.settings.seekers.is_some() {
+            return self.on_seeker_request(slot, head);
+        }
         let mut body = Vec::new();
         let (status, kind): (u16, &str) = if !known {
             body.extend_from_slice(b"not found\n");
@@ -198,7 +205,7 @@ impl EventLoop {
         if keep_alive { After::Stay } else { After::Close }
     }
 
-    fn respond(
+    pub(super) fn respond(
         &mut self,
         slot: usize,
         status: u16,
@@ -249,7 +256,7 @@ impl EventLoop {
         self.resume(slot);
     }
 
-    fn on_upgrade(&mut self, slot: usize, head: &Head<'_>, seeks: bool) -> After {
+    fn on_upgrade(&mut self, slot: usize, head: &Head<'_>) -> After {
         let key = match http::check_upgrade(head) {
             Ok(key) => key,
             Err(error) => {
@@ -283,28 +290,25 @@ impl EventLoop {
         } else {
             None
         };
-        let forwarded = self.forwarded_address(slot, &head.headers);
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return After::Close;
-        };
-        connection.deflate = extensions.is_some();
-        if let Some(address) = forwarded {
-            connection.address = address;
+        if let Some(connection) = self.connections.get_mut(slot) {
+            connection.deflate = extensions.is_some();
         }
         self.note_host(slot, &head.headers);
-        // Kept aside until the home of the address agrees.
         let mut answer = self.pool.take();
-        http::push_switching_protocols(&mut answer, key, extensions);
+        http::push_switching_protocols(&mut answer, key, extensions, &[]);
+        let upgrade = Upgrade { answer, seeking: None };
+        self.await_admission(slot, head, upgrade)
+    }
+
+    /// Keeps the answer to an upgrade aside until the home of the address agrees.
+    fn await_admission(&mut self, slot: usize, head: &Head<'_>, upgrade: Upgrade) -> After {
+        let forwarded = self.forwarded_address(slot, &head.headers);
+        if let Some((connection, address)) = self.connections.get_mut(slot).zip(forwarded) {
+            connection.address = address;
+        }
         self.set_phase(slot, Phase::Awaiting);
         self.arm(slot);
-        let seeking = seeks.then(|| {
-            Box::new(Seeking {
-                way: Way::WebSocket,
-                client_ip: forwarded.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)),
-                asked: false,
-            })
-        });
-        self.upgrades.insert(slot, Upgrade { answer, seeking });
+        self.upgrades.insert(slot, upgrade);
         if self.ask_admission(slot) {
             self.finish_upgrade(slot, true);
         }
@@ -316,6 +320,21 @@ impl EventLoop {
         }
     }
 
+    /// Makes a connection a WebSocket that seeks a game server, if the home of its address agrees.
+    pub(super) fn upgrade_seeker(
+        &mut self,
+        slot: usize,
+        head: &Head<'_>,
+        key: Key<'_>,
+        fields: &[(&str, &str)],
+        seeking: Box<Seeking>,
+    ) -> After {
+        let mut answer = self.pool.take();
+        http::push_switching_protocols(&mut answer, key, None, fields);
+        let seeking = Some(seeking);
+        self.await_admission(slot, head, Upgrade { answer, seeking })
+    }
+
     /// The address may open a connection, or not.
     pub(super) fn finish_upgrade(&mut self, slot: usize, granted: bool) {
         let Some(Upgrade { answer, seeking }) = self.upgrades.remove(&slot) else {
@@ -323,26 +342,20 @@ impl EventLoop {
         };
         if !granted {
             self.pool.put(answer);
-            self.respond(
-                slot,
-                429,
-                &[("Content-Type", TEXT)],
-                b"too many connections from this address\n",
-                false,
-                false,
-            );
+            let settings = self.settings.clone();
+            let fields = settings.seekers.as_ref().zip(seeking.as_ref());
+            let fields = fields.map(|(own, seeking)| seeking.origin.fields(own));
+            let mut headers = vec![("Content-Type", TEXT)];
+            headers.extend(fields.into_iter().flatten());
+            let body = b"too many connections from this address\n";
+            self.respond(slot, 429, &headers, body, false, false);
             return self.close_after_flush(slot);
         }
         self.append(slot, answer.len(), |out| out.extend_from_slice(&answer));
         self.pool.put(answer);
         self.counters.count(Metric::Upgrades);
         if let Some(seeking) = seeking {
-            self.set_phase(slot, Phase::Seeker(seeking));
-            if let Some(connection) = self.connections.get_mut(slot) {
-                connection.deadline_ms = self.clock.now_ms + FIRST_MESSAGE_MS;
-            }
-            self.arm(slot);
-            return self.resume(slot);
+            return self.welcome_seeker(slot, seeking);
         }
         match self.settings.service {
             Service::Peers => {
@@ -373,7 +386,7 @@ impl EventLoop {
     }
 
     /// The client that a trusted proxy names: the right-most hop that is not itself trusted.
-    fn forwarded_address(&self, slot: usize, headers: &Headers<'_>) -> Option<IpAddr> {
+    pub(super) fn forwarded_address(&self, slot: usize, headers: &Headers<'_>) -> Option<IpAddr> {
         let trusted = |address: IpAddr| {
             let address = address.to_canonical();
             self.settings

@@ -20,6 +20,7 @@ impl EventLoop {
         let due = match &connection.phase {
             Phase::Opening | Phase::Head | Phase::Unregistered | Phase::Closing { .. } => Some(connection.deadline_ms),
             Phase::Seeker(seeking) => (!seeking.asked).then_some(connection.deadline_ms),
+            Phase::Reporting(reporting) => (!reporting.asked).then_some(connection.deadline_ms),
             Phase::Peer(_) | Phase::Echo => Some(
                 connection
                     .deadline_ms
@@ -63,6 +64,7 @@ impl EventLoop {
             Phase::Head if overdue => self.on_head_timeout(slot),
             Phase::Unregistered if overdue => self.close(slot, CLOSE_POLICY, "registration timeout"),
             Phase::Seeker(seeking) if overdue && !seeking.asked => self.on_seeker_timeout(slot),
+            Phase::Reporting(reporting) if overdue && !reporting.asked => self.on_report_timeout(slot),
             Phase::Closing { .. } if overdue => self.kill(slot),
             // While it waits for another loop its clock stands still.
             Phase::Peer(_) | Phase::Echo if connection.paused => {
@@ -90,8 +92,8 @@ impl EventLoop {
                 }
             }
             Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Unregistered | Phase::Registering(_) => {}
-            Phase::Peer(_) | Phase::Echo | Phase::Lobby(_) | Phase::Seeker(_) | Phase::Closing { .. } | Phase::Dead => {
-            }
+            Phase::Peer(_) | Phase::Echo | Phase::Lobby(_) | Phase::Seeker(_) | Phase::Reporting(_) => {}
+            Phase::Closing { .. } | Phase::Dead => {}
         }
         self.arm(slot);
     }

@@ -265,7 +265,7 @@ pub struct EventLoop {
     generations: u32,
     shard: Shard,
     punch: Punch,
-    office: Option<Office>,
+    office: Option<office::Staff>,
     datagrams: Datagrams,
     mailbox: Mailbox<Delivery>,
     tls: Option<Arc<ServerConfig>>,
@@ -368,7 +368,7 @@ impl EventLoop {
             generations: 0,
             shard,
             punch,
-            office,
+            office: office.map(office::Staff::new),
             datagrams,
             mailbox,
             tls,
@@ -402,11 +402,11 @@ impl EventLoop {
         })
     }
 
-    /// Serves until [`Delivery::Stop`], then drains.
+    /// Serves until [`Delivery::Stop`], then drains. Returns the office, if it has it, for its staff to be stopped.
     ///
     /// # Errors
     /// The poll fails, which no peer can cause.
-    pub fn run(mut self) -> io::Result<()> {
+    pub fn run(mut self) -> io::Result<Option<Office>> {
         let mut events = Events::with_capacity(1024);
         loop {
             let timeout = self.sleep_for();
@@ -442,7 +442,7 @@ impl EventLoop {
                 // A connection that was on its way here is told as well: nobody sends any since all are done.
                 self.receive_mail();
                 self.flush_all();
-                return Ok(());
+                return Ok(self.office.take().map(office::Staff::close));
             }
         }
     }
@@ -564,6 +564,7 @@ impl EventLoop {
             self.counters.add(metric, value);
         }
         self.publish_punch();
+        self.publish_office();
         self.shared.board.publish(self.id.index(), &self.counters);
         self.published_ms = self.clock.now_ms;
         self.unpublished = false;

@@ -3,9 +3,13 @@
 //! Owns: who is told what the desk says, and what providers say to it.
 //! Never: decides anything; the desk does. Never waits for a provider.
 
+use std::collections::BTreeMap;
+
+use super::seekers::{SHUTTING_DOWN, is_last};
 use super::{Delivery, EventLoop};
 use crate::ids::{ConnId, LoopId};
-use crate::message::game_server::{Event, Failure, Feedback, Report, Reported, Seek, Seeker};
+use crate::message::game_server::{Event, Failure, Feedback, Note, Outcome, Report, Reported, Seek, Seeker, Wanted};
+use crate::metrics::Metric;
 use crate::provider::{Answer, GameServerProvider, Registry};
 use crate::shard::desk::{Desk, Output};
 
@@ -22,6 +26,52 @@ pub struct Office {
     pub provider: Option<Box<dyn GameServerProvider>>,
     /// Where game servers look up who comes.
     pub registry: Option<Box<dyn Registry>>,
+}
+
+impl Office {
+    /// Stops those who work for the desk. Their threads are waited for, so this is for after the loop has ended.
+    pub fn stop(mut self) {
+        if let Some(provider) = &mut self.provider {
+            provider.stop();
+        }
+        if let Some(registry) = &mut self.registry {
+            registry.stop();
+        }
+    }
+}
+
+/// The office on its loop, with what is known of those who ask over NATS.
+pub(super) struct Staff {
+    pub(super) desk: Desk,
+    provider: Option<Box<dyn GameServerProvider>>,
+    registry: Option<Box<dyn Registry>>,
+    /// The requests over NATS that have not had their last word: whether their answer is in one piece.
+    remotes: BTreeMap<u64, bool>,
+}
+
+impl Staff {
+    pub(super) fn new(office: Office) -> Self {
+        let Office {
+            desk,
+            provider,
+            registry,
+        } = office;
+        Self {
+            desk,
+            provider,
+            registry,
+            remotes: BTreeMap::new(),
+        }
+    }
+
+    /// The loop has ended.
+    pub(super) fn close(self) -> Office {
+        Office {
+            desk: self.desk,
+            provider: self.provider,
+            registry: self.registry,
+        }
+    }
 }
 
 /// Mail to and from the desk.
@@ -50,7 +100,7 @@ impl EventLoop {
         self.to_desk(Mail::Left(seeker));
     }
 
-    fn to_desk(&mut self, mail: Mail) {
+    pub(super) fn to_desk(&mut self, mail: Mail) {
         match self.id == DESK_LOOP {
             true => self.on_desk_mail(mail),
             false => self.mailbox.control(DESK_LOOP, Delivery::Desk(Box::new(mail))),
@@ -61,7 +111,7 @@ impl EventLoop {
         let now_ms = self.clock.now_ms;
         match mail {
             Mail::Tell(conn, feedback) => return self.on_seeker_told(conn, &feedback),
-            Mail::Reported(..) => return,
+            Mail::Reported(conn, reported) => return self.on_reported(conn, reported),
             Mail::Seek(seeker, seek) => {
                 if let Some(office) = &mut self.office {
                     office.desk.seek(seeker, seek, now_ms);
@@ -104,20 +154,65 @@ impl EventLoop {
                 let mail = Box::new(Mail::Tell(conn, feedback));
                 self.mailbox.control(loop_id, Delivery::Desk(mail));
             }
-            Seeker::Remote(remote) => {
-                let mut frame = Vec::new();
-                self.push_feedback(&mut frame, &feedback);
-                let Some(registry) = self.office.as_mut().and_then(|office| office.registry.as_mut()) else {
-                    return;
-                };
-                if !frame.is_empty() {
-                    registry.answer(remote, Answer::Frame(String::from_utf8_lossy(&frame).into_owned()));
-                }
-                if matches!(feedback, Feedback::Ready(_) | Feedback::Failed(_) | Feedback::End) {
-                    registry.answer(remote, Answer::End);
-                }
-            }
+            Seeker::Remote(remote) => self.tell_remote(remote, &feedback),
         }
+    }
+
+    /// Frames and then the end, or one answer.
+    fn tell_remote(&mut self, remote: u64, feedback: &Feedback) {
+        let last = is_last(feedback);
+        let remotes = self.office.as_mut().map(|office| &mut office.remotes);
+        let known = remotes.and_then(|remotes| match last {
+            true => remotes.remove(&remote),
+            false => remotes.get(&remote).copied(),
+        });
+        let Some(in_one_piece) = known else { return };
+        let mut body = Vec::new();
+        let answer = if !in_one_piece {
+            self.push_feedback(&mut body, feedback);
+            (!body.is_empty()).then(|| Answer::Frame(lossy(&body)))
+        } else if last {
+            let status = self.push_outcome(&mut body, feedback);
+            let body = lossy(&body);
+            Some(Answer::Outcome(Outcome { status, body }))
+        } else {
+            None
+        };
+        let Some(registry) = self.office.as_mut().and_then(|office| office.registry.as_mut()) else {
+            return;
+        };
+        if let Some(answer) = answer {
+            self.counters.count(Metric::GameServerFrames);
+            registry.answer(remote, answer);
+        }
+        if last {
+            registry.answer(remote, Answer::End);
+        }
+    }
+
+    /// A request came over NATS.
+    fn on_remote_asked(&mut self, remote: u64, seek: Seek) {
+        let (now_ms, draining) = (self.clock.now_ms, self.drain.is_some());
+        let Some(office) = &mut self.office else { return };
+        office.remotes.insert(remote, seek.wanted == Wanted::Configured);
+        match draining {
+            true => self.tell_remote(remote, &Feedback::Failed(SHUTTING_DOWN)),
+            false => office.desk.seek(Seeker::Remote(remote), seek, now_ms),
+        }
+    }
+
+    /// The server goes: whoever asked over NATS is told, like those who are connected.
+    pub(super) fn dismiss_remotes(&mut self) {
+        let now_ms = self.clock.now_ms;
+        let Some(office) = &mut self.office else { return };
+        let remotes: Vec<u64> = office.remotes.keys().copied().collect();
+        for remote in &remotes {
+            office.desk.leave(Seeker::Remote(*remote), now_ms);
+        }
+        for remote in remotes {
+            self.tell_remote(remote, &Feedback::Failed(SHUTTING_DOWN));
+        }
+        self.drain_desk();
     }
 
     /// What is the provider's or the register's business.
@@ -167,8 +262,8 @@ impl EventLoop {
             let event = provider.or_else(|| office.registry.as_mut().and_then(|registry| registry.poll_event()));
             match event {
                 None => return,
-                Some(Event::Asked(remote, seek)) => office.desk.seek(Seeker::Remote(remote), seek, now_ms),
-                Some(Event::Noted(_)) => {}
+                Some(Event::Asked(remote, seek)) => self.on_remote_asked(remote, seek),
+                Some(Event::Noted(note)) => self.on_noted(note),
                 Some(event) => office.desk.handle_event(event, now_ms),
             }
             self.drain_desk();
@@ -183,6 +278,54 @@ impl EventLoop {
         })
     }
 
+    fn on_noted(&mut self, note: Note) {
+        let open = self.counters.get(Metric::GameServerSessionsOpen);
+        match note {
+            Note::Called { took, good } => {
+                self.counters.count(match good {
+                    true => Metric::GameServerCallsGood,
+                    false => Metric::GameServerCallsFailed,
+                });
+                self.counters.add(Metric::GameServerCallNanos, took.as_nanos() as u64);
+            }
+            Note::Created => {
+                self.counters.count(Metric::GameServerSessionsCreated);
+                self.counters.set(Metric::GameServerSessionsOpen, open + 1);
+            }
+            Note::Deleted => {
+                self.counters.count(Metric::GameServerSessionsDeleted);
+                // It may have been made before this process began.
+                self.counters
+                    .set(Metric::GameServerSessionsOpen, open.saturating_sub(1));
+            }
+            Note::Unclaimed => self.counters.count(Metric::GameServerSessionsUnclaimed),
+            Note::Abandoned => self.counters.count(Metric::GameServerSessionsAbandoned),
+            Note::Connected(connected) => self.counters.set(Metric::GameServerNats, connected.into()),
+        }
+    }
+
+    /// Takes over what the desk counted.
+    pub(super) fn publish_office(&mut self) {
+        let Some(office) = &self.office else { return };
+        let figures = office.desk.figures();
+        for (metric, value) in [
+            (Metric::GameServerWaiting, figures.waiting),
+            (Metric::GameServerReserved, figures.reserved),
+            (Metric::GameServerClaimed, figures.claimed),
+            (Metric::GameServerReady, figures.ready),
+            (Metric::GameServerAbandoned, figures.abandoned),
+            (Metric::GameServerLimited, figures.limited),
+            (Metric::GameServerTimedOut, figures.timed_out),
+            (Metric::GameServerUnavailable, figures.unavailable),
+            (Metric::GameServerForwarded, figures.forwarded),
+            (Metric::GameServerFailed, figures.failed),
+            (Metric::GameServerUnclaimed, figures.unclaimed),
+            (Metric::GameServerReports, figures.reports),
+        ] {
+            self.counters.set(metric, value);
+        }
+    }
+
     /// Does what is due at the desk.
     pub(super) fn expire_desk(&mut self) {
         let now_ms = self.clock.now_ms;
@@ -192,4 +335,9 @@ impl EventLoop {
             self.drain_desk();
         }
     }
+}
+
+/// What we wrote ourselves is UTF-8.
+fn lossy(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).into_owned()
 }

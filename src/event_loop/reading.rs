@@ -39,7 +39,7 @@ impl EventLoop {
             Phase::Dead => return,
             Phase::Closing { .. } => return self.discard(slot),
             Phase::Opening | Phase::Head | Phase::Awaiting | Phase::Registering(_) | Phase::Lobby(_) => {}
-            Phase::Unregistered | Phase::Peer(_) | Phase::Echo | Phase::Seeker(_) => {}
+            Phase::Unregistered | Phase::Peer(_) | Phase::Echo | Phase::Seeker(_) | Phase::Reporting(_) => {}
         }
         if connection.unread.is_some() {
             self.parse_unread(slot);
@@ -155,7 +155,14 @@ impl EventLoop {
                 self.parse_lobby(slot, bytes);
                 bytes.len()
             }
-            Phase::Seeker(seeking) if seeking.way != Way::WebSocket => bytes.len(),
+            Phase::Seeker(seeking) if seeking.way != Way::WebSocket => {
+                self.skip_body(slot, bytes.len());
+                bytes.len()
+            }
+            Phase::Reporting(_) => {
+                self.gather_report(slot, bytes);
+                bytes.len()
+            }
             Phase::Unregistered | Phase::Peer(_) | Phase::Echo | Phase::Seeker(_) => self.parse_frames(slot, bytes),
             Phase::Awaiting | Phase::Registering(_) => 0,
             Phase::Closing { .. } | Phase::Dead => bytes.len(),

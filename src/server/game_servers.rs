@@ -27,6 +27,7 @@ pub(super) fn seekers(config: &Config) -> Option<SeekerSettings> {
         origins: settings.cors.clone(),
         fake_ip: settings.fake_ip,
         client_ip_override: settings.client_ip_override,
+        first_message_ms: 10_000,
         report_secret: settings.report_secret.clone(),
         ticket_secret: settings.ticket_secret.clone(),
         keys: keys(config),

@@ -67,6 +67,8 @@ struct Place {
     address: SocketAddr,
     tcp: bool,
     udp: bool,
+    /// A port that the kernel chooses for it is its own; otherwise several hosts share one.
+    apart: bool,
 }
 
 /// What one loop is to listen on.
@@ -193,10 +195,15 @@ fn run(plan: Plan, seat: Seat, wanted: &Wanted, report: &Sender<Result<Bound, St
     if go.recv().is_err() {
         return;
     }
-    if let Err(error) = event_loop.run() {
-        // Its peers cannot be served and its mail cannot be handled: a restart is the honest way on.
-        tracing::error!(%error, "an event loop failed");
-        std::process::abort();
+    match event_loop.run() {
+        // Its loop has ended: whoever works for the desk may take the time that it needs, and no more than is left of
+        // `drain_timeout`, because this thread counts as finished only afterwards.
+        Ok(office) => office.into_iter().for_each(Office::stop),
+        Err(error) => {
+            // Its peers cannot be served and its mail cannot be handled: a restart is the honest way on.
+            tracing::error!(%error, "an event loop failed");
+            std::process::abort();
+        }
     }
     finished.fetch_add(1, Ordering::Release);
 }
@@ -239,7 +246,12 @@ fn places(config: &Config) -> Vec<Place> {
                     place.tcp |= tcp;
                     place.udp |= udp;
                 }
-                None => places.push(Place { address, tcp, udp }),
+                None => places.push(Place {
+                    address,
+                    tcp,
+                    udp,
+                    apart: false,
+                }),
             }
         }
     };
@@ -251,14 +263,20 @@ fn places(config: &Config) -> Vec<Place> {
     for port in &config.extra_ports {
         add(*port, true, config.udp_enabled);
     }
-    if let Some(address) = config.matchmaker.bind
-        && !places.iter().any(|place| place.tcp && place.address == address)
-    {
-        places.push(Place {
-            address,
-            tcp: true,
-            udp: false,
-        });
+    // The last one, so that whoever started the server finds the port that was chosen for it.
+    if let Some(address) = config.matchmaker.bind {
+        match places
+            .iter_mut()
+            .find(|place| place.address == address && address.port() != 0)
+        {
+            Some(place) => place.tcp = true,
+            None => places.push(Place {
+                address,
+                tcp: true,
+                udp: false,
+                apart: true,
+            }),
+        }
     }
     places
 }
@@ -303,7 +321,7 @@ fn try_bind(wanted: &Wanted) -> Result<Sockets, (String, io::Error)> {
     let mut chosen = 0;
     for place in &wanted.places {
         let mut address = place.address;
-        if address.port() == 0 {
+        if address.port() == 0 && !place.apart {
             // Several hosts share one port, also when any free one was asked for.
             address.set_port(chosen);
         }
@@ -325,7 +343,7 @@ fn try_bind(wanted: &Wanted) -> Result<Sockets, (String, io::Error)> {
             address = socket.local_addr().unwrap_or(address);
             sockets.datagrams.push((socket, address));
         }
-        if place.address.port() == 0 {
+        if place.address.port() == 0 && !place.apart {
             chosen = address.port();
         }
         sockets.places.push(Place { address, ..*place });

@@ -10,6 +10,6 @@ mod target;
 mod upgrade;
 
 pub use request::{Head, Headers, ParseError, parse_head};
-pub use response::{push_response, push_switching_protocols};
+pub use response::{push_chunk, push_last_chunk, push_response, push_stream_head, push_switching_protocols};
 pub use target::{percent_decode, query_value};
 pub use upgrade::{Key, UpgradeError, check_upgrade};

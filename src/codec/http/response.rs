@@ -7,7 +7,8 @@ use super::Key;
 use std::io::Write;
 
 /// Appends a whole answer. `head_only` is for HEAD: the fields of the full answer without its body. Unless
-/// `keep_alive`, the client is told that the connection closes.
+/// `keep_alive`, the client is told that the connection closes. An answer of 204 has no body and says no length (RFC 9110
+/// section 8.6).
 pub fn push_response(
     out: &mut Vec<u8>,
     status: u16,
@@ -23,14 +24,47 @@ pub fn push_response(
     if !keep_alive {
         push_header(out, "Connection", "close");
     }
+    if status == 204 {
+        return out.extend_from_slice(b"\r\n");
+    }
     write!(out, "Content-Length: {}\r\n\r\n", body.len()).expect("writing to a vector does not fail");
     if !head_only {
         out.extend_from_slice(body);
     }
 }
 
-/// Appends the answer that makes the connection a WebSocket (RFC 6455 section 4.2.2), with the extensions agreed on.
-pub fn push_switching_protocols(out: &mut Vec<u8>, key: Key<'_>, extensions: Option<&str>) {
+/// Appends the head of an answer whose body comes piece by piece and ends the connection. Unless `chunked`, which only
+/// clients of HTTP/1.1 understand, the end of the connection is the end of the body.
+pub fn push_stream_head(out: &mut Vec<u8>, status: u16, headers: &[(&str, &str)], chunked: bool) {
+    push_line(out, status);
+    for (name, value) in headers {
+        push_header(out, name, value);
+    }
+    if chunked {
+        push_header(out, "Transfer-Encoding", "chunked");
+    }
+    push_header(out, "Connection", "close");
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a chunk of a body (RFC 9112 section 7.1). An empty one would be the last, so it is left out.
+pub fn push_chunk(out: &mut Vec<u8>, body: &[u8]) {
+    if body.is_empty() {
+        return;
+    }
+    write!(out, "{:x}\r\n", body.len()).expect("writing to a vector does not fail");
+    out.extend_from_slice(body);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the end of a body in chunks.
+pub fn push_last_chunk(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"0\r\n\r\n");
+}
+
+/// Appends the answer that makes the connection a WebSocket (RFC 6455 section 4.2.2), with the extensions agreed on and
+/// further fields.
+pub fn push_switching_protocols(out: &mut Vec<u8>, key: Key<'_>, extensions: Option<&str>, headers: &[(&str, &str)]) {
     push_line(out, 101);
     push_header(out, "Upgrade", "websocket");
     push_header(out, "Connection", "Upgrade");
@@ -41,6 +75,9 @@ pub fn push_switching_protocols(out: &mut Vec<u8>, key: Key<'_>, extensions: Opt
     );
     if let Some(extensions) = extensions {
         push_header(out, "Sec-WebSocket-Extensions", extensions);
+    }
+    for (name, value) in headers {
+        push_header(out, name, value);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -71,11 +108,17 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        409 => "Conflict",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        422 => "Unprocessable Content",
         426 => "Upgrade Required",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
+        502 => "Bad Gateway",
         503 => "Service Unavailable",
+        504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
         _ => "",
     }
@@ -116,6 +159,28 @@ mod tests {
     }
 
     #[test]
+    fn nothing_to_say_has_no_length() {
+        assert_eq!(response(204, &[], false, true), "HTTP/1.1 204 No Content\r\n\r\n");
+    }
+
+    #[test]
+    fn a_body_may_come_piece_by_piece() {
+        let mut out = Vec::new();
+        push_stream_head(&mut out, 200, &[("A", "b")], true);
+        push_chunk(&mut out, b"");
+        push_chunk(&mut out, b"seventeen letters");
+        push_last_chunk(&mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "HTTP/1.1 200 OK\r\nA: b\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
+             11\r\nseventeen letters\r\n0\r\n\r\n"
+        );
+        let mut out = Vec::new();
+        push_stream_head(&mut out, 200, &[], false);
+        assert_eq!(out, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+    }
+
+    #[test]
     fn a_client_of_another_make_accepts_the_upgrade() {
         use tungstenite::handshake::client::generate_key;
         let key = generate_key();
@@ -125,7 +190,7 @@ mod tests {
         );
         let head = parse_head(request.as_bytes(), &mut 0).unwrap().unwrap();
         let mut out = Vec::new();
-        push_switching_protocols(&mut out, check_upgrade(&head).unwrap(), Some("x"));
+        push_switching_protocols(&mut out, check_upgrade(&head).unwrap(), Some("x"), &[("A", "b")]);
         let mut fields = [httparse::EMPTY_HEADER; 8];
         let mut response = httparse::Response::new(&mut fields);
         assert_eq!(response.parse(&out), Ok(httparse::Status::Complete(out.len())));
@@ -136,7 +201,7 @@ mod tests {
         };
         let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
         assert_eq!(value("Sec-WebSocket-Accept"), Some(accept.as_str()));
-        assert_eq!(value("Sec-WebSocket-Extensions"), Some("x"));
+        assert_eq!((value("Sec-WebSocket-Extensions"), value("A")), (Some("x"), Some("b")));
         assert_eq!(
             (value("Upgrade"), value("Connection")),
             (Some("websocket"), Some("Upgrade"))
