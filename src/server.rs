@@ -37,6 +37,7 @@ use start::{Plan, Running, Seat};
 use tables::Tables;
 
 pub use crate::event_loop::Service;
+pub use game_servers::Substitutes;
 pub use healthcheck::healthcheck;
 
 /// Sockets that may be open without being registered peers, at least (peer protocol, D28).
@@ -98,6 +99,14 @@ impl Server {
     /// An address that cannot be bound, a certificate that cannot be read, a thread that cannot be started, signals
     /// that cannot be caught, descriptor tables that cannot be had.
     pub fn start(config: &Config, service: Service) -> Result<Self, StartError> {
+        Self::start_with(config, service, Substitutes::default())
+    }
+
+    /// Like [`Server::start`], with parts that take the place of the server's own.
+    ///
+    /// # Errors
+    /// As for [`Server::start`].
+    pub fn start_with(config: &Config, service: Service, mut substitutes: Substitutes) -> Result<Self, StartError> {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let loops = loop_count(config);
         let tables = Tables::arrange(config.descriptor_tables, loops, host::raise_descriptor_limit())
@@ -106,13 +115,15 @@ impl Server {
         catch_signals()?;
         let (mailboxes, postbox) = connect(config, loops)?;
         let postbox = Arc::new(postbox);
-        let office = game_servers::office(config, &game_servers::wake(postbox.clone()))?;
+        let wake = game_servers::wake(postbox.clone());
+        let office = game_servers::office(config, &wake)?;
+        let office = office.map(|office| substitutes.staff(office, &wake));
         let passages = (tables.per_loop && loops > 1).then(|| Passages::new(loops));
         let passages = passages.transpose().map_err(|error| failed("passages", &error))?;
 
         let plan = Plan {
             tls,
-            settings: Arc::new(settings(config, service, loops)),
+            settings: Arc::new(substitutes.alter(settings(config, service, loops))),
             shared: Shared {
                 permits: Arc::new(Permits::default()),
                 board: Board::new(loops),

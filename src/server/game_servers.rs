@@ -4,16 +4,57 @@
 //! Never: serves a request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::RngExt as _;
 
 use super::StartError;
 use crate::codec::connect_token::{Layout, PrivateKey};
 use crate::config::{Config, Provider, TokenLayout};
-use crate::event_loop::{Office, SeekerSettings};
+use crate::event_loop::{Office, SeekerSettings, Settings};
 use crate::message::game_server::{CertDigest, KeyIndex, Name};
-use crate::provider::Wake;
+use crate::provider::{GameServerProvider, Registry, Wake};
 use crate::shard::desk::{self, Desk, Source};
+
+/// Makes a provider that wakes the desk's loop with this.
+type MakeProvider = Box<dyn FnOnce(&Wake) -> Box<dyn GameServerProvider>>;
+/// Makes a register that wakes the desk's loop with this.
+type MakeRegistry = Box<dyn FnOnce(&Wake) -> Box<dyn Registry>>;
+
+/// Parts in place of the server's own, for tests.
+#[derive(Default)]
+pub struct Substitutes {
+    /// Who finds servers that are not configured.
+    pub provider: Option<MakeProvider>,
+    /// Where game servers look up who comes.
+    pub registry: Option<MakeRegistry>,
+    /// How long a client may take to say what it seeks.
+    pub first_message: Option<Duration>,
+}
+
+impl Substitutes {
+    /// Puts them in place; whom they replace is told to stop.
+    pub(super) fn staff(&mut self, mut office: Office, wake: &Wake) -> Office {
+        if let Some(make) = self.provider.take()
+            && let Some(mut replaced) = office.provider.replace(make(wake))
+        {
+            replaced.stop();
+        }
+        if let Some(make) = self.registry.take()
+            && let Some(mut replaced) = office.registry.replace(make(wake))
+        {
+            replaced.stop();
+        }
+        office
+    }
+
+    pub(super) fn alter(&self, mut settings: Settings) -> Settings {
+        if let Some((own, first_message)) = settings.seekers.as_mut().zip(self.first_message) {
+            own.first_message_ms = super::millis(first_message);
+        }
+        settings
+    }
+}
 
 /// Whether the service is served at all.
 pub(super) fn is_served(config: &Config) -> bool {
