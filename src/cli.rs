@@ -29,6 +29,8 @@ pub struct Arguments {
     pub config: Option<PathBuf>,
     /// The port that replaces the configured one.
     pub port: Option<u16>,
+    /// Values of the flags of [`WORDS`], in the order given.
+    pub words: Vec<(&'static str, String)>,
 }
 
 /// A command line that is answered at once.
@@ -50,6 +52,7 @@ pub fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Arguments, Exit
     let mut command = None;
     let mut config = None;
     let mut port = None;
+    let mut words = Vec::new();
     while let Some(argument) = args.next() {
         let (name, attached) = split_flag(&argument);
         let mut value = || {
@@ -59,9 +62,15 @@ pub fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Arguments, Exit
                 .filter(|value| !value.is_empty());
             value.ok_or_else(|| misuse(&format!("{} needs a value", name.to_string_lossy())))
         };
+        if let Some(word) = known_word(name) {
+            words.push((word, value()?.to_string_lossy().into_owned()));
+            continue;
+        }
         match name.to_str().unwrap_or_default() {
             "-config" | "--config" => config = Some(PathBuf::from(value()?)),
             "-p" | "--p" => port = Some(parse_port(&value()?)?),
+            // Told before its value could be repeated as part of what is unknown.
+            "-lightyear-private-key" | "--lightyear-private-key" => return Err(misuse(NO_KEY_HERE)),
             _ if attached.is_some() => return Err(unknown(&argument)),
             "-check-config" | "--check-config" => choose(&mut command, Command::CheckConfig)?,
             "-print-config" | "--print-config" => choose(&mut command, Command::PrintConfig)?,
@@ -85,7 +94,15 @@ pub fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Arguments, Exit
         command: command.unwrap_or(Command::Run),
         config,
         port,
+        words,
     })
+}
+
+/// The word behind one dash or two.
+fn known_word(flag: &OsStr) -> Option<&'static str> {
+    let word = flag.to_str()?.strip_prefix('-')?;
+    let word = word.strip_prefix('-').unwrap_or(word);
+    WORDS.iter().copied().find(|known| *known == word)
 }
 
 /// Splits `-name=value`. A file name need not be UTF-8, so this works on bytes.
@@ -127,6 +144,19 @@ fn misuse(what: &str) -> Exit {
     }
 }
 
+/// The settings that have a flag because the programs that the matchmaker web service replaces have it.
+pub const WORDS: [&str; 6] = [
+    "app-name",
+    "app-version",
+    "lightyear-protocol-id",
+    "cors",
+    "bind",
+    "fake-ip",
+];
+
+const NO_KEY_HERE: &str = "--lightyear-private-key: everybody on this machine can read the flags of a program; \
+    name a file as LIGHTYEAR_PRIVATE_KEY_FILE or matchmaker_private_key_file, or set LIGHTYEAR_PRIVATE_KEY";
+
 const VERSION: &str = concat!("peer-server ", env!("CARGO_PKG_VERSION"));
 
 const USAGE: &str = "\
@@ -140,6 +170,14 @@ Flags, with one dash or two:
   --print-config  print the effective settings as JSON, secrets as ***
   --version       print the version
   -h, -help       print this text
+
+Flags of the matchmaker web service, over environment and file:
+  --bind IP:PORT              serve it there as well
+  --app-name NAME             the one game that is configured
+  --app-version VERSION       its version
+  --lightyear-protocol-id N   the protocol id in connect tokens
+  --cors ORIGIN               pages of which origins may use it; several separated by commas
+  --fake-ip IP                stands for clients on private networks
 
 Commands:
   healthcheck     ask the server on the configured port whether it lives, exit 0 or 1
@@ -163,7 +201,8 @@ mod tests {
             Arguments {
                 command: Command::Run,
                 config: None,
-                port: None
+                port: None,
+                words: Vec::new(),
             }
         );
     }
@@ -208,6 +247,47 @@ mod tests {
     }
 
     #[test]
+    fn the_words_of_the_programs_that_are_replaced_take_a_value() {
+        for word in WORDS {
+            for line in [
+                format!("-{word} a=b"),
+                format!("--{word} a=b"),
+                format!("-{word}=a=b"),
+                format!("--{word}=a=b"),
+            ] {
+                assert_eq!(read(&line).unwrap().words, [(word, "a=b".to_owned())], "{line}");
+            }
+            for line in [
+                format!("--{word}"),
+                format!("--{word}="),
+                format!("---{word} 1"),
+                format!("{word} 1"),
+            ] {
+                assert_eq!(read(&line).unwrap_err().code, 2, "{line}");
+            }
+            assert!(USAGE.contains(&format!("  --{word} ")), "{word}");
+        }
+        let both = read("--bind 0.0.0.0:1 -p 2 --bind 0.0.0.0:3").unwrap();
+        assert_eq!(both.words.last(), Some(&("bind", "0.0.0.0:3".to_owned())));
+    }
+
+    #[test]
+    fn a_private_key_is_no_flag_and_is_not_repeated() {
+        for line in [
+            "--lightyear-private-key=5,6,7",
+            "-lightyear-private-key 5,6,7",
+            "--lightyear-private-key",
+        ] {
+            let exit = read(line).unwrap_err();
+            assert_eq!(exit.code, 2);
+            assert!(
+                exit.text.contains("LIGHTYEAR_PRIVATE_KEY_FILE") && !exit.text.contains("5,6,7"),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
     fn commands_mix_with_flags_but_not_with_each_other() {
         assert_eq!(read("--check-config").unwrap().command, Command::CheckConfig);
         assert_eq!(read("-print-config").unwrap().command, Command::PrintConfig);
@@ -220,6 +300,7 @@ mod tests {
                 command: Command::Healthcheck,
                 config: Some("f".into()),
                 port: Some(1),
+                words: Vec::new(),
             };
             assert_eq!(read(line).unwrap(), expected, "{line}");
         }

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use peer_server::cli::{self, Arguments, Command};
-use peer_server::config::{self, Config, Loaded, LogFormat};
+use peer_server::config::{self, Config, Flags, Loaded, LogFormat};
 use peer_server::punch_command;
 use peer_server::server::{self, Server, Service};
 use tracing_subscriber::EnvFilter;
@@ -39,7 +39,10 @@ fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
     let Loaded { config, warnings } = config::load(
         arguments.config.as_deref(),
         &config::process_environment,
-        arguments.port,
+        &Flags {
+            port: arguments.port,
+            words: arguments.words.clone(),
+        },
     )?;
     match arguments.command {
         Command::CheckConfig => {

@@ -5,7 +5,7 @@
 
 use super::sources::Findings;
 use super::values::{BROKERS, name_of};
-use super::{BrokerType, Config, IceServer};
+use super::{BrokerType, Config, IceServer, game_server_checks};
 
 /// The brokers that this build can connect to.
 const BUILT: &[BrokerType] = &[BrokerType::Local];
@@ -59,6 +59,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
             "missing: clients get no credentials for the turn: and turns: URLs of ice_servers",
         );
     }
+    game_server_checks::check(&config.matchmaker, findings);
     if let Some(word) = unknown_level(&config.log_level) {
         let levels = LEVELS.join(", ");
         findings.warning(

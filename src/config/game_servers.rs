@@ -1,11 +1,14 @@
 //! The settings of the matchmaker web service.
 //!
-//! Owns: their types and defaults, and how a configured game server and a private key are written.
-//! Never: makes a token, or contacts a provider.
+//! Owns: their types and defaults.
+//! Never: reads one (see `game_server_values`), makes a token, or contacts a provider.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use super::game_server_values::parse_key;
 
 /// The settings of the matchmaker web service, one field for each key; `docs/settings.md` describes them.
 #[derive(Clone, PartialEq, Eq)]
@@ -113,9 +116,11 @@ pub struct NatsServer {
 }
 
 /// A game server that is always there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// `{:?}` prints it without its key.
+#[derive(Clone, PartialEq, Eq)]
 pub struct GameServer {
-    /// What it is called in reports. Unique.
+    /// What it is called in reports, as it may stand in a URL's path. Unique.
     pub id: String,
     /// Where players connect.
     pub public: SocketAddr,
@@ -135,7 +140,7 @@ pub struct GameServer {
     pub protocol_id: Option<u64>,
     /// The file with its private key, if that is not the general one.
     pub private_key_file: Option<PathBuf>,
-    /// The key in that file.
+    /// The key in that file. A secret.
     pub private_key: Option<[u8; 32]>,
 }
 
@@ -171,30 +176,21 @@ pub enum EdgegapMode {
 }
 
 impl Matchmaker {
-    /// The general key; None: there is none, or it is no key, which the checks have told.
+    /// Whether players are served.
+    pub fn is_served(&self) -> bool {
+        self.enabled || self.bind.is_some()
+    }
+
+    /// The general key; None: there is none.
     pub fn general_key(&self) -> Option<[u8; 32]> {
-        parse_key(&self.private_key)
+        parse_key(&self.private_key).ok()
     }
 }
 
-/// Reads 64 hex digits, or 32 decimal numbers between commas.
-fn parse_key(text: &str) -> Option<[u8; 32]> {
-    let text = text.trim();
-    let mut key = [0; 32];
-    if text.contains(',') {
-        let numbers: Vec<u8> = text
-            .split(',')
-            .map(|number| number.trim().parse().ok())
-            .collect::<Option<_>>()?;
-        key = numbers.try_into().ok()?;
-    } else if data_encoding::HEXLOWER_PERMISSIVE
-        .decode_mut(text.as_bytes(), &mut key)
-        .ok()?
-        != key.len()
-    {
-        return None;
+impl fmt::Debug for GameServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.to_json())
     }
-    Some(key)
 }
 
 impl Default for Matchmaker {

@@ -74,12 +74,13 @@ pub(super) fn parse(text: &str) -> Result<IceServer, String> {
     })
 }
 
-fn is_port(text: &str) -> bool {
+/// Whether it is a port that one can connect to.
+pub(super) fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// A name that DNS can hold, or an address. A name in other letters than ASCII is written as its A-labels.
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     if let Some(rest) = text.strip_prefix('[') {
         return rest
             .strip_suffix(']')

@@ -5,8 +5,11 @@
 //! or a duration that is not one.
 //! Never: opens a socket, reads a certificate, prints anything, or changes after the start.
 
+mod addresses;
 mod checks;
 mod durations;
+mod game_server_checks;
+mod game_server_values;
 mod game_servers;
 mod ice;
 mod keys;
@@ -274,28 +277,32 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Reads the settings: `port_flag` over environment over `file` over defaults.
+/// What the command line says of settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// The port, which needs no service to be known.
+    pub port: Option<u16>,
+    /// Values by the words of the programs that this one replaces, such as `app-name`; the last of several counts.
+    pub words: Vec<(&'static str, String)>,
+}
+
+/// Reads the settings: flags over environment over `file` over defaults.
 ///
 /// `env` answers the value of an environment variable; an empty value counts as unset. The process's own variables are
 /// [`process_environment`]. Secrets kept in files are read as well.
 ///
 /// # Errors
 /// Every fault found, each a sentence that begins with the key (or with the file, if that cannot be read at all).
-pub fn load(
-    file: Option<&Path>,
-    env: &dyn Fn(&str) -> Option<String>,
-    port_flag: Option<u16>,
-) -> Result<Loaded, Vec<String>> {
+pub fn load(file: Option<&Path>, env: &dyn Fn(&str) -> Option<String>, flags: &Flags) -> Result<Loaded, Vec<String>> {
     let mut config = Config::default();
     let mut findings = sources::Findings::default();
     if let Some(path) = file {
         sources::apply_file(&mut config, path, &mut findings);
     }
     sources::apply_environment(&mut config, env, &mut findings);
-    if let Some(port) = port_flag {
-        config.port = port;
-    }
+    sources::apply_flags(&mut config, flags, &mut findings);
     sources::read_secrets(&mut config, &mut findings);
+    sources::read_server_keys(&mut config, &mut findings);
     checks::check(&config, &mut findings);
     if findings.errors.is_empty() {
         Ok(Loaded {
@@ -315,7 +322,8 @@ pub fn process_environment(name: &str) -> Option<String> {
 impl Config {
     /// The settings as a JSON object in the order of the documentation, which [`load`] reads back to the same settings.
     ///
-    /// A secret that came from a file is left out in favour of its `…_file`; any other secret is shown.
+    /// A secret that came from a file is left out in favour of its `…_file`, and one that may not stand in the file at all;
+    /// any other secret is shown.
     pub fn to_json(&self) -> Value {
         let mut json = self.every_value();
         let mut config = self.clone();
@@ -324,6 +332,9 @@ impl Config {
             if file.is_some() {
                 json.insert(secret.key.to_owned(), Value::from(""));
             }
+        }
+        for key in keys::KEYS.iter().filter(|key| key.is_kept_out_of_the_file) {
+            json.insert(key.name.to_owned(), Value::from(""));
         }
         Value::Object(json)
     }

@@ -3,16 +3,17 @@
 //! Owns: one layer laid over another, unknown keys, and the wording that says which source a fault is in.
 //! Never: decides whether a value is good (see `values`, `checks`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::Config;
+use super::game_server_values::parse_key;
 use super::keys::{KEYS, Key, SECRETS};
 use super::values::{Problem, Raw};
+use super::{Config, Flags};
 
 /// What was found while reading; with any error the server does not start.
 #[derive(Default)]
@@ -38,12 +39,27 @@ pub(super) fn apply_file(config: &mut Config, path: &Path, findings: &mut Findin
         Err(what) => return findings.errors.push(format!("{}: {what}", path.display())),
     };
     let mut given = HashSet::new();
+    let mut spelled: HashMap<&str, &str> = HashMap::new();
     for (name, value) in &object {
-        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+        let Some(key) = KEYS.iter().find(|key| key.is_called(name)) else {
             findings.warnings.push(unknown_key(name));
             continue;
         };
         if value.is_null() {
+            continue;
+        }
+        if let Some(other) = spelled.insert(key.name, name).filter(|_| key.word.is_some()) {
+            let other = if other == key.name { name } else { other };
+            findings.error(key.name, &format!("given twice, also as {other}"));
+            continue;
+        }
+        if key.is_kept_out_of_the_file && value.as_str() != Some("") {
+            let variables = key.variables().collect::<Vec<_>>().join(" or ");
+            let what = format!(
+                "may not stand in this file; name a file of its own as {}_file, or set {variables}",
+                key.name
+            );
+            findings.error(key.name, &what);
             continue;
         }
         match (key.setting)(config).read(Raw::Json(value)) {
@@ -62,13 +78,31 @@ pub(super) fn apply_environment(config: &mut Config, env: &dyn Fn(&str) -> Optio
         let Some((variable, text)) = first_set(key, env) else {
             continue;
         };
-        match (key.setting)(config).read(Raw::Text(&text)) {
+        let is_own = key.own_variables.contains(&variable.as_str());
+        let text = if key.on_if_there && is_own { "true" } else { &text };
+        match (key.setting)(config).read(Raw::Text(text)) {
             Ok(()) => _ = given.insert(key.name),
             Err(Problem::Unreadable(what)) => findings.warning(key.name, &format!("{what}; {variable} is ignored")),
             Err(Problem::Refused(what)) => findings.error(key.name, &format!("{what}, in {variable}")),
         }
     }
     settle_secrets(config, &given, findings);
+}
+
+/// Lays the flags over the settings. Nothing is forgiven: whoever wrote one is there to write it again.
+pub(super) fn apply_flags(config: &mut Config, flags: &Flags, findings: &mut Findings) {
+    if let Some(port) = flags.port {
+        config.port = port;
+    }
+    for (word, text) in &flags.words {
+        let Some(key) = KEYS.iter().find(|key| key.word == Some(word)) else {
+            findings.errors.push(format!("--{word}: unknown"));
+            continue;
+        };
+        if let Err(Problem::Unreadable(what) | Problem::Refused(what)) = (key.setting)(config).read(Raw::Text(text)) {
+            findings.error(key.name, &format!("{what}, in --{word}"));
+        }
+    }
 }
 
 fn first_set(key: &Key, env: &dyn Fn(&str) -> Option<String>) -> Option<(String, String)> {
@@ -106,6 +140,23 @@ pub(super) fn read_secrets(config: &mut Config, findings: &mut Findings) {
                 }
             }
             Err(error) => findings.error(secret.file_key, &format!("cannot read {}: {error}", path.display())),
+        }
+    }
+}
+
+/// Fills in the private keys of game servers that have one of their own.
+pub(super) fn read_server_keys(config: &mut Config, findings: &mut Findings) {
+    for server in &mut config.matchmaker.servers {
+        let Some(path) = &server.private_key_file else {
+            continue;
+        };
+        let key = match read_text(path) {
+            Ok(content) => parse_key(&content).map_err(|what| format!("the key in {} {what}", path.display())),
+            Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+        };
+        match key {
+            Ok(key) => server.private_key = Some(key),
+            Err(what) => findings.error("game_servers", &format!("{}: {what}", server.id)),
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The settings as a whole: sources over each other, faults together, and the documents that repeat the defaults.
 #![allow(clippy::unwrap_used)]
 
+mod game_servers;
+mod secrets;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::keys::{KEYS, SECRETS};
+use super::keys::KEYS;
 use super::*;
 
 const CONFIG_JSON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config.json");
@@ -33,7 +36,7 @@ fn load_with(file: Option<&str>, env: &[(&str, &str)]) -> Result<Loaded, Vec<Str
     load(
         path.as_deref(),
         &|name| env.get(name).map(|text| (*text).to_owned()),
-        None,
+        &Flags::default(),
     )
 }
 
@@ -55,9 +58,14 @@ fn one_warning(file: &str, env: &[(&str, &str)]) -> String {
     warnings.into_iter().next().unwrap()
 }
 
+/// A private key, as the environment or a file of its own holds it.
+const KEY: &str = "5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c";
+
 /// A value for every key that differs from its default and passes every check.
 fn other_values(files: &Files) -> Map<String, Value> {
     let secret = files.write("secret", "from a file\n");
+    let long_secret = files.write("long_secret", "from-a-file-of-its-own\n");
+    let private_key = files.write("key", format!("{KEY}\n"));
     let mut values = Map::new();
     for key in KEYS {
         let default = (key.setting)(&mut Config::default()).to_json();
@@ -78,10 +86,31 @@ fn other_values(files: &Files) -> Map<String, Value> {
             ("public_ipv4", _) => json!("203.0.113.1"),
             ("public_ipv6", _) => json!("2001:db8::1"),
             ("share_local", _) => json!("never"),
+            ("matchmaker_bind", _) => json!("127.0.0.1:3000"),
+            ("matchmaker_provider", _) => json!("edgegap"),
+            ("matchmaker_app_name" | "matchmaker_app_version", _) => json!("some-Name_1"),
+            ("matchmaker_cors", _) => json!(["http://localhost:8000"]),
+            ("matchmaker_fake_ip", _) => json!("81.128.157.100"),
+            ("matchmaker_token_layout", _) => json!("netcode"),
+            ("matchmaker_token_expire", _) => json!("20s"),
+            ("matchmaker_deadline" | "matchmaker_token_timeout", _) => json!("30s"),
+            ("game_servers", _) => json!([{
+                "id": "a", "public": "203.0.113.1:7", "game": "g", "version": "1", "capacity": 2, "private_key_file": private_key,
+            }]),
+            ("edgegap_url", _) => json!("http://127.0.0.1:8080"),
+            ("edgegap_mode", _) => json!("deployment"),
+            ("edgegap_cert_digest", _) => json!("ab".repeat(32)),
+            ("edgegap_workers", _) => json!(1),
+            ("edgegap_api_key", _) => json!("token of some length"),
+            ("edgegap_api_key_file", _) => json!(""),
+            ("matchmaker_nats_host", _) => json!("nats.example.org:4222"),
             // Of a secret and its file only one may be given; each way is used by some key.
             ("redis_password" | "nats_token" | "turn_secret", _) => json!(""),
             ("redis_password_file" | "nats_token_file" | "turn_secret_file", _) => json!(secret),
-            ("nats_password_file", _) => json!(""),
+            ("matchmaker_ticket_secret" | "matchmaker_report_secret" | "matchmaker_private_key", _) => json!(""),
+            ("matchmaker_ticket_secret_file" | "matchmaker_report_secret_file", _) => json!(long_secret),
+            ("matchmaker_private_key_file", _) => json!(private_key),
+            ("nats_password_file" | "matchmaker_nats_password_file", _) => json!(""),
             (_, Value::Bool(switch)) => json!(!switch),
             (_, Value::Number(number)) => json!(number.as_i64().unwrap() + 1),
             (name, Value::String(text)) if text.ends_with('s') && name.contains('_') => json!("77777us"),
@@ -98,14 +127,14 @@ fn the_file_of_defaults_holds_the_defaults() {
     let text = std::fs::read_to_string(CONFIG_JSON).unwrap();
     let in_order = serde_json::to_string_pretty(&Config::default().to_json()).unwrap();
     assert_eq!(text.trim_end(), in_order, "config.json differs from the defaults");
-    let loaded = load(Some(Path::new(CONFIG_JSON)), &|_| None, None).unwrap();
+    let loaded = load(Some(Path::new(CONFIG_JSON)), &|_| None, &Flags::default()).unwrap();
     assert_eq!(loaded.config, Config::default());
     assert_eq!(loaded.warnings, Vec::<String>::new());
 }
 
 #[test]
 fn without_any_source_the_defaults_hold() {
-    let loaded = load(None, &|_| None, None).unwrap();
+    let loaded = load(None, &|_| None, &Flags::default()).unwrap();
     assert_eq!(loaded.config, Config::default());
     assert_eq!(loaded.warnings, Vec::<String>::new());
 }
@@ -122,7 +151,16 @@ fn every_key_makes_the_round_trip_through_a_file() {
     for key in KEYS {
         let changeable = !matches!(
             key.name,
-            "broker_type" | "redis_password" | "nats_token" | "turn_secret" | "nats_password_file"
+            "broker_type"
+                | "redis_password"
+                | "nats_token"
+                | "turn_secret"
+                | "nats_password_file"
+                | "matchmaker_ticket_secret"
+                | "matchmaker_report_secret"
+                | "matchmaker_private_key"
+                | "edgegap_api_key_file"
+                | "matchmaker_nats_password_file"
         );
         assert_eq!(default[key.name] != json[key.name], changeable, "{}", key.name);
     }
@@ -132,8 +170,26 @@ fn every_key_makes_the_round_trip_through_a_file() {
 fn every_key_is_read_from_the_environment_by_each_of_its_names() {
     let files = Files::new();
     let values = other_values(&files);
+    // What others of the service's settings need.
+    let mut needed = Map::new();
+    for name in [
+        "app_name",
+        "app_version",
+        "private_key_file",
+        "nats_host",
+        "nats_user",
+        "nats_password",
+        "state_file",
+    ] {
+        let name = format!("matchmaker_{name}");
+        needed.insert(name.clone(), values[&name].clone());
+    }
+    needed.insert("edgegap_api_key".to_owned(), values["edgegap_api_key"].clone());
+    let needed = Value::Object(needed).to_string();
     for key in KEYS.iter().filter(|key| !matches!(key.name, "tls_cert" | "tls_key")) {
+        let file = key.name.starts_with("matchmaker_").then_some(&*needed);
         let text = match &values[key.name] {
+            Value::Array(_) if key.name == "game_servers" => values[key.name].to_string(),
             Value::Array(entries) => entries
                 .iter()
                 .map(|entry| entry.as_str().map_or_else(|| entry.to_string(), str::to_owned))
@@ -143,7 +199,7 @@ fn every_key_is_read_from_the_environment_by_each_of_its_names() {
             other => other.to_string(),
         };
         for name in key.variables() {
-            let config = load_with(None, &[(&name, &text)]).unwrap().config;
+            let config = load_with(file, &[(&name, &text)]).unwrap().config;
             assert_eq!(config.to_json()[key.name], values[key.name], "{name}");
         }
     }
@@ -161,10 +217,19 @@ fn flag_beats_environment_beats_file_beats_default() {
     let files = Files::new();
     let path = files.write("c.json", r#"{"port":1,"max_peers":2}"#);
     let env = |name: &str| (name == "PEER_PORT").then(|| "3".to_owned());
-    let with_flag = load(Some(&path), &env, Some(4)).unwrap().config;
+    let with_flag = load(
+        Some(&path),
+        &env,
+        &Flags {
+            port: Some(4),
+            ..Flags::default()
+        },
+    )
+    .unwrap()
+    .config;
     assert_eq!((with_flag.port, with_flag.max_peers, with_flag.shard_count), (4, 2, 64));
-    assert_eq!(load(Some(&path), &env, None).unwrap().config.port, 3);
-    assert_eq!(load(Some(&path), &|_| None, None).unwrap().config.port, 1);
+    assert_eq!(load(Some(&path), &env, &Flags::default()).unwrap().config.port, 3);
+    assert_eq!(load(Some(&path), &|_| None, &Flags::default()).unwrap().config.port, 1);
 }
 
 #[test]
@@ -321,7 +386,7 @@ fn an_unknown_key_is_told_with_the_nearest_known_name() {
 fn a_file_that_cannot_be_read_is_an_error_beside_the_others() {
     let missing = Path::new("/nonexistent/config.json");
     let env = |name: &str| (name == "PEER_PORT").then(|| "70000".to_owned());
-    let errors = load(Some(missing), &env, None).unwrap_err();
+    let errors = load(Some(missing), &env, &Flags::default()).unwrap_err();
     assert_eq!(errors.len(), 2, "{errors:?}");
     assert!(
         errors[0].starts_with("/nonexistent/config.json: cannot be read"),
@@ -330,9 +395,16 @@ fn a_file_that_cannot_be_read_is_an_error_beside_the_others() {
     for bad in ["", "[]", "null", "{\"port\":1", "{} {}", "{port:1}", "\u{feff}{}"] {
         assert!(load_with(Some(bad), &[]).is_err(), "{bad:?}");
     }
-    assert!(load(Some(Path::new("/")), &|_| None, None).is_err());
-    assert!(load(Some(Path::new("/dev/zero")), &|_| None, None).is_err());
-    assert!(load(Some(&Files::new().write("c", b"{\"host\":\"\xff\"}")), &|_| None, None).is_err());
+    assert!(load(Some(Path::new("/")), &|_| None, &Flags::default()).is_err());
+    assert!(load(Some(Path::new("/dev/zero")), &|_| None, &Flags::default()).is_err());
+    assert!(
+        load(
+            Some(&Files::new().write("c", b"{\"host\":\"\xff\"}")),
+            &|_| None,
+            &Flags::default()
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -456,85 +528,6 @@ fn odd_but_possible_settings_are_told() {
             "{bad:?}"
         );
     }
-}
-
-#[test]
-fn a_secret_loses_one_line_break_at_its_end() {
-    let files = Files::new();
-    for (content, password) in [
-        ("s3", "s3"),
-        ("s3\n", "s3"),
-        ("s3\r\n", "s3"),
-        ("s3\n\n", "s3\n"),
-        (" s3 ", " s3 "),
-    ] {
-        let path = files.write("p", content);
-        let config = loaded("{}", &[("REDIS_PASSWORD_FILE", path.to_str().unwrap())]);
-        assert_eq!(
-            (config.redis_password.as_str(), config.redis_password_file),
-            (password, Some(path))
-        );
-    }
-    let empty = files.write("p", "\n");
-    assert!(one_warning(&json!({ "nats_token_file": empty }).to_string(), &[]).starts_with("nats_token_file: "));
-}
-
-#[test]
-fn a_secret_and_its_file_exclude_each_other_in_one_source_only() {
-    let files = Files::new();
-    let path = files.write("p", "filed");
-    for secret in SECRETS {
-        let both = json!({ secret.key: "direct", secret.file_key: path }).to_string();
-        assert!(one_error(&both, &[]).starts_with(&format!("{}: given twice", secret.key)));
-        let (name, file_name) = (
-            format!("PEER_{}", secret.key.to_uppercase()),
-            format!("PEER_{}", secret.file_key.to_uppercase()),
-        );
-        let errors = one_error("{}", &[(&name, "direct"), (&file_name, path.to_str().unwrap())]);
-        assert!(errors.starts_with(&format!("{}: given twice", secret.key)));
-
-        let mut config = loaded(
-            &json!({ secret.key: "direct" }).to_string(),
-            &[(&file_name, path.to_str().unwrap())],
-        );
-        assert_eq!(
-            (secret.fields)(&mut config),
-            (&mut "filed".to_owned(), &mut Some(path.clone()))
-        );
-        // The file named by the weaker source is not even opened.
-        let mut config = loaded(
-            &json!({ secret.file_key: "/nonexistent" }).to_string(),
-            &[(&name, "direct")],
-        );
-        assert_eq!((secret.fields)(&mut config), (&mut "direct".to_owned(), &mut None));
-
-        let error = one_error(&json!({ secret.file_key: "/nonexistent" }).to_string(), &[]);
-        assert!(error.starts_with(&format!("{}: cannot read /nonexistent", secret.file_key)));
-    }
-}
-
-#[test]
-fn no_secret_is_printed() {
-    let files = Files::new();
-    let file = json!({
-        "redis_password": "s3cret", "nats_password": "s3cret", "nats_token_file": files.write("p", "s3cret"),
-        "nats_url": "nats://u:s3cret,x@y@h1:4222", "redis_addr": "s3cret@h2:6379", "turn_secret": "s3cret",
-    });
-    let config = loaded(&file.to_string(), &[]);
-    let masked = config.to_json_masked();
-    for text in [masked.to_string(), format!("{config:?}")] {
-        assert!(!text.contains("s3cret"), "{text}");
-    }
-    for secret in SECRETS {
-        assert_eq!(masked[secret.key], "***");
-    }
-    assert_eq!(
-        (&masked["nats_url"], &masked["redis_addr"]),
-        (&json!("nats://***@h1:4222"), &json!("***@h2:6379"))
-    );
-    assert_eq!(Config::default().to_json_masked(), Config::default().to_json());
-    let error = one_error(r#"{"redis_password":["s3cret"]}"#, &[]);
-    assert!(!error.contains("s3cret"), "{error}");
 }
 
 /// Rows look like: `key` | type | default | variables | range | meaning.

@@ -58,7 +58,7 @@ impl Substitutes {
 
 /// Whether the service is served at all.
 pub(super) fn is_served(config: &Config) -> bool {
-    config.matchmaker.enabled || config.matchmaker.bind.is_some()
+    config.matchmaker.is_served()
 }
 
 /// How the loops serve it; None: not at all.
@@ -78,7 +78,8 @@ pub(super) fn seekers(config: &Config) -> Option<SeekerSettings> {
             TokenLayout::LightyearBe => Layout::LightyearBe,
         },
         token_expires_s: settings.token_expire.as_secs(),
-        token_timeout_s: match settings.token_timeout.as_secs() {
+        // Rounded up: zero would be no timeout at all.
+        token_timeout_s: match settings.token_timeout.as_millis().div_ceil(1000) {
             0 => -1,
             seconds => i32::try_from(seconds).unwrap_or(i32::MAX),
         },
