@@ -339,5 +339,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const START_WITHIN: Duration = Duration::from_secs(10);
 const SERVERS_AT_ONCE: usize = 2;
 const TAIL_LINES: usize = 40;
-const READ_PREFIXES: &[&str] = &["PEER_", "REDIS_", "TLS_", "LISTEN_", "WATCHDOG_"];
+const READ_PREFIXES: &[&str] = &[
+    "PEER_",
+    "REDIS_",
+    "TLS_",
+    "LISTEN_",
+    "WATCHDOG_",
+    "NATS_",
+    "EDGEGAP_",
+    "LIGHTYEAR_",
+];
 const READ_NAMES: &[&str] = &["NOTIFY_SOCKET", "RUST_LOG"];

@@ -120,6 +120,74 @@ fn the_printed_configuration_is_the_effective_one_without_its_secrets() {
 }
 
 #[test]
+fn flags_of_the_matchmaker_web_service_beat_environment_and_file() {
+    let (_folder, path) = file(r#"{"app-name": "in-the-file", "bind": "127.0.0.1:1", "lightyear-protocol-id": 1}"#);
+    let env = [
+        ("PEER_MATCHMAKER_APP_NAME", "in-the-environment"),
+        ("NATS_PASS", "a password"),
+        ("NATS_INSECURE", "0"),
+        ("LIGHTYEAR_PRIVATE_KEY", &*"5c".repeat(32)),
+    ];
+    let flags = [
+        "--print-config",
+        "-config",
+        &path,
+        "-app-name",
+        "by-flag",
+        "--app-version=2",
+        "-lightyear-protocol-id=18446744073709551615",
+        "--bind",
+        "127.0.0.1:3000",
+        "--cors",
+        "http://localhost:8000",
+        "--fake-ip",
+        "81.128.157.100",
+    ];
+    let outcome = run_with(&env, &flags);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let printed: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    for (key, value) in [
+        ("matchmaker_app_name", json!("by-flag")),
+        ("matchmaker_app_version", json!("2")),
+        ("matchmaker_protocol_id", json!(u64::MAX)),
+        ("matchmaker_bind", json!("127.0.0.1:3000")),
+        ("matchmaker_cors", json!(["http://localhost:8000"])),
+        ("matchmaker_fake_ip", json!("81.128.157.100")),
+        ("matchmaker_private_key", json!("***")),
+        ("matchmaker_nats_password", json!("***")),
+        ("matchmaker_nats_insecure", json!(true)),
+    ] {
+        assert_eq!(printed[key], value, "{key}");
+    }
+    assert!(!outcome.stdout.contains("5c5c") && !outcome.stderr.contains("5c5c"));
+}
+
+#[test]
+fn a_faulty_flag_of_the_service_ends_with_1_and_a_private_key_as_flag_with_2() {
+    let outcome = run(&["--check-config", "--bind", "3000"]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""));
+    assert!(
+        outcome.stderr.contains("matchmaker_bind: ") && outcome.stderr.contains("in --bind"),
+        "{}",
+        outcome.stderr
+    );
+    for arguments in [
+        &["--bind"][..],
+        &["--lightyear-private-key=1,2,3"],
+        &["-lightyear-private-key", "1,2,3"],
+    ] {
+        let outcome = run(arguments);
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(!outcome.stderr.contains("1,2,3"), "{}", outcome.stderr);
+    }
+    assert!(
+        run(&["--lightyear-private-key=1"])
+            .stderr
+            .contains("LIGHTYEAR_PRIVATE_KEY_FILE")
+    );
+}
+
+#[test]
 fn help_and_version_are_printed_to_standard_output() {
     for flag in ["-h", "-help", "--help"] {
         let outcome = run(&[flag]);
