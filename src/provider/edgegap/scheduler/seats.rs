@@ -1,0 +1,212 @@
+//! Who sits where: requests take seats, players claim them, leave them, or never come.
+//!
+//! Owns: what happens to a seat. Never: decides what is called when.
+
+use super::super::Mode;
+use super::instance::{Key, Phase, Seat, SeatState};
+use super::{Scheduler, Store};
+use crate::message::game_server::{Event, KeyIndex, Note, Placement, RequestId, SessionName};
+
+impl Scheduler {
+    /// Nobody waits for this request any more, or its player will not come.
+    pub(in super::super) fn cancel(&mut self, id: RequestId, now_ms: u64) {
+        let Some((key, number)) = self.requests.remove(&id) else {
+            return;
+        };
+        self.vacate(key, number, now_ms);
+        self.handle_timeout(now_ms);
+    }
+
+    /// The session's player came.
+    pub(in super::super) fn claimed(&mut self, session: &SessionName, now_ms: u64) {
+        let Some((key, number)) = self.sessions.get(session).copied() else {
+            return;
+        };
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        let Some(seat) = instance.seats.get_mut(&number) else {
+            return;
+        };
+        if let SeatState::Reserved(id, _) = seat.state {
+            seat.state = SeatState::Claimed;
+            self.requests.remove(&id);
+            instance.notes.push_back(Store::Claimed(session.clone()));
+            self.rearm(key);
+            self.handle_timeout(now_ms);
+        }
+    }
+
+    /// The session's player left, or never came.
+    pub(in super::super) fn released(&mut self, session: &SessionName, now_ms: u64) {
+        let Some((key, number)) = self.sessions.get(session).copied() else {
+            return;
+        };
+        self.vacate(key, number, now_ms);
+        self.handle_timeout(now_ms);
+    }
+
+    /// A seat for a request. If the server is there already its player is told at once.
+    pub(super) fn take_seat(&mut self, key: Key, id: RequestId, now_ms: u64) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        let number = instance.next_seat;
+        instance.next_seat += 1;
+        let state = SeatState::Waiting(id);
+        instance.seats.insert(number, Seat { session: None, state });
+        self.requests.insert(id, (key, number));
+        if let Phase::Running { idle_ms, .. } = &mut instance.phase {
+            *idle_ms = None;
+        }
+        self.name_seats(key);
+        self.tell_ready(key, now_ms);
+    }
+
+    /// Gives a name to every seat that has none, once the instance has one.
+    pub(super) fn name_seats(&mut self, key: Key) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        let Some(name) = &instance.name else { return };
+        for (number, seat) in &mut instance.seats {
+            let SeatState::Waiting(id) = seat.state else { continue };
+            if seat.session.is_some() {
+                continue;
+            }
+            let session = match self.plan.mode {
+                Mode::Session => name.clone(),
+                // A deployment's name is checked to leave room for the number.
+                Mode::Deployment => SessionName::new(&format!("{name}-{number}")).expect("a name and a number"),
+            };
+            seat.session = Some(session.clone());
+            self.sessions.insert(session.clone(), (key, *number));
+            self.events.push_back(Event::Accepted(id, session));
+        }
+    }
+
+    /// Tells all who wait how far it is.
+    pub(super) fn tell_progress(&mut self, key: Key, progress: &str) {
+        let Some(instance) = self.instances.get(&key) else {
+            return;
+        };
+        for seat in instance.seats.values() {
+            if let SeatState::Waiting(id) = seat.state {
+                self.events.push_back(Event::Progress(id, progress.into()));
+            }
+        }
+    }
+
+    /// If the server is there, all who wait for it are told where.
+    pub(super) fn tell_ready(&mut self, key: Key, now_ms: u64) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        let Phase::Running {
+            public: Some(public),
+            progress,
+            ..
+        } = &instance.phase
+        else {
+            return;
+        };
+        for seat in instance.seats.values_mut() {
+            let (SeatState::Waiting(id), Some(session)) = (seat.state, &seat.session) else {
+                continue;
+            };
+            let placement = Placement {
+                session: session.clone(),
+                public: *public,
+                internal: Vec::new(),
+                cert_digest: self.plan.cert_digest,
+                key: KeyIndex(0),
+            };
+            seat.state = SeatState::Reserved(id, now_ms + self.plan.claim_ms);
+            self.events.push_back(Event::Progress(id, progress.clone()));
+            self.events.push_back(Event::Ready(id, Box::new(placement)));
+        }
+    }
+
+    /// Gives up the seats whose players did not come in time.
+    pub(super) fn reap(&mut self, key: Key, now_ms: u64) {
+        let Some(instance) = self.instances.get(&key) else {
+            return;
+        };
+        let late = |seat: &Seat| matches!(seat.state, SeatState::Reserved(_, until_ms) if until_ms <= now_ms);
+        let late: Vec<u32> = instance
+            .seats
+            .iter()
+            .filter(|(_, seat)| late(seat))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in late {
+            self.note(Note::Unclaimed);
+            self.end_seat(key, number);
+            self.vacate(key, number, now_ms);
+        }
+    }
+
+    /// The provider ended it: all who have seats are out.
+    pub(super) fn end_seats(&mut self, key: Key) {
+        let numbers = self
+            .instances
+            .get(&key)
+            .map(|instance| instance.seats.keys().copied().collect());
+        let numbers: Vec<u32> = numbers.unwrap_or_default();
+        for number in numbers {
+            self.end_seat(key, number);
+            self.leave(key, number);
+        }
+    }
+
+    fn end_seat(&mut self, key: Key, number: u32) {
+        let seat = self
+            .instances
+            .get(&key)
+            .and_then(|instance| instance.seats.get(&number));
+        if let Some(session) = seat.and_then(|seat| seat.session.clone()) {
+            self.events.push_back(Event::Ended(session));
+        }
+    }
+
+    /// Frees a seat. An instance that nobody needs is given up; a deployment that runs waits a while for others.
+    fn vacate(&mut self, key: Key, number: u32, now_ms: u64) {
+        self.leave(key, number);
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        if instance.seats.is_empty() {
+            match &mut instance.phase {
+                Phase::Running { idle_ms, .. } if self.plan.mode == Mode::Deployment && !instance.kept => {
+                    *idle_ms = Some(now_ms);
+                }
+                // Another player may take the seat before the answer comes.
+                Phase::Creating { .. } if self.plan.mode == Mode::Deployment => {}
+                _ => self.give_up(key, now_ms),
+            }
+        }
+        self.rearm(key);
+    }
+
+    fn leave(&mut self, key: Key, number: u32) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        let Some(seat) = instance.seats.remove(&number) else {
+            return;
+        };
+        if let Some(session) = &seat.session {
+            self.sessions.remove(session);
+        }
+        match seat.state {
+            SeatState::Waiting(id) | SeatState::Reserved(id, _) => {
+                self.requests.remove(&id);
+            }
+            // A session leaves the record when it is deleted, a seat at once.
+            SeatState::Claimed if instance.name != seat.session => {
+                instance.notes.extend(seat.session.map(Store::Released));
+            }
+            SeatState::Claimed => {}
+        }
+    }
+}
