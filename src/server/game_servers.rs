@@ -10,10 +10,12 @@ use rand::RngExt as _;
 
 use super::StartError;
 use crate::codec::connect_token::{Layout, PrivateKey};
-use crate::config::{Config, Provider, TokenLayout};
+use crate::config::{Config, EdgegapMode, Provider, TokenLayout};
 use crate::event_loop::{Office, SeekerSettings, Settings};
 use crate::message::game_server::{CertDigest, KeyIndex, Name};
-use crate::provider::{GameServerProvider, Registry, Wake};
+use crate::provider::edgegap::{self, Edgegap};
+use crate::provider::store::{FileStore, SessionStore};
+use crate::provider::{GameServerProvider, Registry, Wake, outbox};
 use crate::shard::desk::{self, Desk, Source};
 
 /// Makes a provider that wakes the desk's loop with this.
@@ -108,16 +110,54 @@ fn keys(config: &Config) -> Vec<(PrivateKey, u64)> {
 ///
 /// # Errors
 /// A thread that cannot be started, a record of sessions that cannot be read.
-pub(super) fn office(config: &Config, _wake: &Wake) -> Result<Option<Office>, StartError> {
+pub(super) fn office(config: &Config, wake: &Wake) -> Result<Option<Office>, StartError> {
     if !is_served(config) && !config.matchmaker.nats_back {
         return Ok(None);
     }
     let desk = Desk::new(desk_settings(config), rand::rng().random());
+    let provider = match config.matchmaker.provider {
+        Provider::Static | Provider::Nats => None,
+        Provider::Edgegap => Some(edgegap(config, wake)?),
+    };
     Ok(Some(Office {
         desk,
-        provider: None,
+        provider,
         registry: None,
     }))
+}
+
+fn edgegap(config: &Config, wake: &Wake) -> Result<Box<dyn GameServerProvider>, StartError> {
+    let own = &config.matchmaker.edgegap;
+    let settings = edgegap::Settings {
+        url: own.url.clone(),
+        api_key: own.api_key.clone(),
+        mode: match own.mode {
+            EdgegapMode::Session => edgegap::Mode::Session,
+            EdgegapMode::Deployment => edgegap::Mode::Deployment,
+        },
+        app_name: config.matchmaker.app_name.clone(),
+        app_version: config.matchmaker.app_version.clone(),
+        port_name: own.port_name.clone(),
+        cert_digest: CertDigest::parse(&own.cert_digest),
+        max_players: own.max_players,
+        workers: own.workers,
+        creates_per_sec: own.creates_per_sec,
+        polls_per_sec: own.polls_per_sec,
+        ..edgegap::Settings::default()
+    };
+    let store = record(config)?;
+    let (outbox, inbox) = outbox(wake.clone());
+    let provider = Edgegap::start(settings, store, outbox, inbox).map_err(|error| super::failed("edgegap", &error))?;
+    Ok(Box::new(provider))
+}
+
+/// Where the sessions are on record that a provider created.
+fn record(config: &Config) -> Result<Arc<dyn SessionStore>, StartError> {
+    let Some(path) = &config.matchmaker.state_file else {
+        return Err(StartError("matchmaker_state_file is missing".to_owned()));
+    };
+    let store = FileStore::open(path).map_err(|error| super::failed(&path.display().to_string(), &error))?;
+    Ok(Arc::new(store))
 }
 
 fn desk_settings(config: &Config) -> desk::Settings {

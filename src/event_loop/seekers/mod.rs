@@ -219,7 +219,7 @@ impl EventLoop {
             (Ok(_), Feedback::Failed(failure)) => failure.clone(),
             (Ok(_), Feedback::ForwardedOutcome(outcome)) => {
                 bevygap::push_single(out, feedback, &[]);
-                return bevygap::http_status(outcome.status);
+                return outcome.status;
             }
             (Ok(token), Feedback::Ready(_)) => {
                 bevygap::push_single(out, feedback, &token);
