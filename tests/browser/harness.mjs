@@ -59,18 +59,22 @@ export function within(ms, promise, what) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-/** Resolves with `{ url, child, exited, diagnostics }` once the server has said where it listens. */
-export async function startServer() {
+/**
+ * Starts a server with these settings and variables beside the usual ones. Resolves with `{ url, addresses, child, exited,
+ * diagnostics }` once it has said where it listens: on `listens` addresses.
+ */
+export async function startServer({ settings = ICE, env = {}, listens = 1 } = {}) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'peer-server-browser-'));
   cleanups.push(() => rmSync(folder, { recursive: true, force: true }));
   const config = path.join(folder, 'config.json');
   // Two loops, so that pages meet across loops on a machine with one core too.
-  const settings = { host: '127.0.0.1', port: 0, metrics_enabled: false, loops: 2, drain_timeout: '2s', ...ICE };
-  writeFileSync(config, JSON.stringify(settings));
+  const usual = { host: '127.0.0.1', port: 0, metrics_enabled: false, loops: 2, drain_timeout: '2s' };
+  writeFileSync(config, JSON.stringify({ ...usual, ...settings }));
   const child = spawn(serverBinary(), ['-config', config], {
     stdio: ['ignore', 'pipe', 'pipe'],
     // Nothing of the caller's settings: PEER_PORT would win over the file.
-    env: { PATH: process.env.PATH },
+    env: { PATH: process.env.PATH, ...env },
+    cwd: folder,
   });
   const diagnostics = [];
   child.stderr.setEncoding('utf8').on('data', (text) => diagnostics.push(text));
@@ -85,13 +89,35 @@ export async function startServer() {
     exited.then(([code, signal]) =>
       reject(new Error(`the server ended with ${code ?? signal}\n${diagnostics.join('')}`)),
     );
+    const addresses = [];
     readline.createInterface({ input: child.stdout }).on('line', (line) => {
-      const port = /^listening on 127\.0\.0\.1:(\d+)$/.exec(line.trim())?.[1];
-      if (port) resolve(`ws://127.0.0.1:${port}/ws`);
+      const address = /^listening on (127\.0\.0\.1:\d+)$/.exec(line.trim())?.[1];
+      if (address) addresses.push(address);
+      if (addresses.length === listens) resolve(addresses);
     });
   });
-  const url = await within(START_TIMEOUT_MS, listening, 'the start of the server');
-  return { url, child, exited, diagnostics };
+  const addresses = await within(START_TIMEOUT_MS, listening, 'the start of the server');
+  return { url: `ws://${addresses[0]}/ws`, addresses, child, exited, diagnostics };
+}
+
+/** Starts the mock of the cloud's interface; resolves with its address. */
+export async function startCloud(...options) {
+  const mock = path.join(ROOT, 'tests/support/mock_edgegap.py');
+  const child = spawn('python3', [mock, ...options], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const exited = new Promise((resolve) => child.on('exit', resolve).on('error', resolve));
+  cleanups.push(async () => {
+    if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    child.kill('SIGKILL');
+    await exited;
+  });
+  const listening = new Promise((resolve, reject) => {
+    exited.then(() => reject(new Error('the mock of the cloud ended')));
+    readline.createInterface({ input: child.stdout }).on('line', (line) => {
+      const address = /^LISTENING (\S+)$/.exec(line.trim())?.[1];
+      if (address) resolve(address);
+    });
+  });
+  return within(START_TIMEOUT_MS, listening, 'the start of the mock of the cloud');
 }
 
 /** Serves `pages/` and resolves with the address. */
@@ -109,9 +135,10 @@ export async function servePages() {
   return `http://127.0.0.1:${site.address().port}`;
 }
 
-/** Starts a browser whose pages can reach that address only: no name resolves, and no other address either. */
+/** Starts a browser whose pages can reach that address only, also as `localhost`: no other name resolves. */
 export async function startBrowser({ executablePath = CHROMIUM, reachable = '127.0.0.1' } = {}) {
-  const args = [...BROWSER_FLAGS, `--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE ${reachable}`];
+  const rules = `MAP localhost 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE ${reachable}`;
+  const args = [...BROWSER_FLAGS, `--host-resolver-rules=${rules}`];
   const launch = { executablePath, args, timeout: START_TIMEOUT_MS * 2 };
   // Signals are ours to handle: the server has to end as well.
   const browser = await chromium.launch({ ...launch, handleSIGINT: false, handleSIGTERM: false, handleSIGHUP: false });

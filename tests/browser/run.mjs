@@ -1,6 +1,7 @@
 // Browser tests: drives headless Chromium against the built server, prints `N passed, N failed`.
 //
 // PEER_SERVER_BIN names the server (default: the release or debug build of this checkout), CHROMIUM the browser.
+import { gameServerTests } from './game_servers.mjs';
 import { TEST_TIMEOUT_MS, cleanUp, servePages, startBrowser, startServer, within } from './harness.mjs';
 import { tests } from './tests.mjs';
 
@@ -31,7 +32,7 @@ async function runAll() {
   const server = await startServer();
   const site = await servePages();
   const browser = await startBrowser();
-  for (const [name, test] of Object.entries(tests)) {
+  for (const [name, test] of Object.entries({ ...gameServerTests, ...tests })) {
     if (stopping) return;
     try {
       await runTest(test, { server, site, browser });
@@ -61,7 +62,7 @@ async function runTest(test, { server, site, browser }) {
     return page;
   };
   try {
-    await within(TEST_TIMEOUT_MS, test({ peer, server }), 'the test');
+    await within(test.timeoutMs ?? TEST_TIMEOUT_MS, test({ peer, server }), 'the test');
     if (faults.length > 0) throw faults[0];
   } finally {
     await Promise.all(contexts.map((context) => context.close()));
