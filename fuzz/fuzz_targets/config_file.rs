@@ -60,7 +60,9 @@ fuzz_target!(|text: &str| {
     ];
     for secret in secrets {
         // A short one may stand anywhere by chance.
-        assert!(secret.len() < 12 || json.matches(&**secret).count() > 1 || !shown.contains(&**secret));
+        let left_out = usize::from(secret == &matchmaker.private_key);
+        let elsewhere = json.matches(&**secret).count() + left_out > 1;
+        assert!(secret.len() < 12 || elsewhere || !shown.contains(&**secret));
     }
 });
 
