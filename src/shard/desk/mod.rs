@@ -249,9 +249,8 @@ impl Desk {
         match self.seekers.remove(&seeker) {
             None => {}
             Some(Held::Waiting(id)) => {
-                if self.abort(id).is_some() {
-                    self.counts.abandoned += 1;
-                }
+                let was_under_way = self.abort(id).is_some();
+                self.counts.abandoned += u64::from(was_under_way);
             }
             Some(Held::Given(client_id)) => {
                 if self.fleet.release(client_id).is_none()

@@ -60,7 +60,7 @@ impl Desk {
         match event {
             Event::Accepted(id, session) => self.on_accepted(id, session),
             Event::Progress(id, text) => self.on_progress(id, text),
-            Event::Ready(id, placement) => self.on_ready(id, placement),
+            Event::Ready(id, placement) => self.on_ready(id, *placement),
             Event::Failed(id, failure) => self.on_failed(id, failure),
             Event::Forwarded(id, text) => self.on_forwarded(id, text),
             Event::ForwardedOutcome(id, outcome) => self.on_forwarded_outcome(id, outcome),
@@ -160,7 +160,7 @@ impl Desk {
         }
     }
 
-    fn on_ready(&mut self, id: RequestId, placement: Box<Placement>) {
+    fn on_ready(&mut self, id: RequestId, placement: Placement) {
         let Some(request) = self.requests.get(&id) else {
             return self.reject(id, &placement.session);
         };
@@ -186,12 +186,12 @@ impl Desk {
         match cert_digest {
             Some(cert_digest) if !self.settings.registers => {
                 self.end(id);
-                self.give(Origin::Provider, seeker, client_id, *placement, cert_digest);
+                self.give(Origin::Provider, seeker, client_id, placement, cert_digest);
             }
             cert_digest => {
                 let placement = Box::new(Placement {
                     cert_digest,
-                    ..*placement
+                    ..placement
                 });
                 if let Some(request) = self.requests.get_mut(&id) {
                     request.phase = Phase::Registering {

@@ -9,6 +9,14 @@ fn table() -> Table {
     Table::new(settings(&[server("a", 1)], Source::Provider))
 }
 
+fn claimed(session: &str) -> Output {
+    Output::Claimed(session_name(session))
+}
+
+fn released(session: &str) -> Output {
+    Output::Released(session_name(session))
+}
+
 /// A player with this session.
 fn given(table: &mut Table, nth: u32, session: &str) -> Grant {
     let outputs = table.seek(nth, Wanted::Configured);
@@ -213,12 +221,11 @@ fn whatever_ends_a_request_while_it_is_registered_gives_its_session_back() {
 fn a_session_is_claimed_once_and_released_once() {
     let mut table = table();
     given(&mut table, 1, "s");
-    let (claimed, released) = (Output::Claimed(session_name("s")), Output::Released(session_name("s")));
-    assert_eq!(table.event(Event::Claimed(session_name("s"))), [claimed]);
+    assert_eq!(table.event(Event::Claimed(session_name("s"))), [claimed("s")]);
     assert!(table.event(Event::Claimed(session_name("s"))).is_empty());
     table.pass(100_000);
     assert_eq!((table.places(), table.figures().unclaimed), ((0, 1), 0));
-    assert_eq!(table.event(Event::Ended(session_name("s"))), [released]);
+    assert_eq!(table.event(Event::Ended(session_name("s"))), [released("s")]);
     assert_eq!(table.places(), (0, 0));
     assert!(table.desk.is_idle());
 }
@@ -227,16 +234,15 @@ fn a_session_is_claimed_once_and_released_once() {
 fn reports_name_the_players_of_sessions() {
     let mut table = table();
     let grant = given(&mut table, 1, "s");
-    let (claimed, released) = (Output::Claimed(session_name("s")), Output::Released(session_name("s")));
     let at = "198.51.100.1:6000";
-    assert_eq!(table.report(at, None, &[grant.client_id, 5], &[6]), [claimed]);
+    assert_eq!(table.report(at, None, &[grant.client_id, 5], &[6]), [claimed("s")]);
     assert!(table.report(at, Some(1), &[grant.client_id], &[]).is_empty());
-    assert_eq!(table.report(at, None, &[], &[grant.client_id]), [released.clone()]);
+    assert_eq!(table.report(at, None, &[], &[grant.client_id]), [released("s")]);
     assert!(table.report(at, None, &[], &[grant.client_id]).is_empty());
     let grant = given(&mut table, 2, "s");
     assert_eq!(
         table.report(at, None, &[], &[grant.client_id]),
-        [released],
+        [released("s")],
         "it came and left"
     );
     assert!(table.desk.is_idle());
@@ -247,15 +253,14 @@ fn several_players_may_share_a_session() {
     let mut table = table();
     let (first, second) = (given(&mut table, 1, "s"), given(&mut table, 2, "s"));
     assert_ne!(first.client_id, second.client_id);
-    let (claimed, released) = (Output::Claimed(session_name("s")), Output::Released(session_name("s")));
-    assert_eq!(table.event(Event::Claimed(session_name("s"))), [claimed.clone()]);
-    assert_eq!(table.event(Event::Claimed(session_name("s"))), [claimed]);
+    assert_eq!(table.event(Event::Claimed(session_name("s"))), [claimed("s")]);
+    assert_eq!(table.event(Event::Claimed(session_name("s"))), [claimed("s")]);
     assert_eq!(
         table.report("198.51.100.1", None, &[], &[first.client_id]),
-        [released.clone()]
+        [released("s")]
     );
     assert_eq!(table.places(), (0, 1));
-    assert_eq!(table.event(Event::Ended(session_name("s"))), [released]);
+    assert_eq!(table.event(Event::Ended(session_name("s"))), [released("s")]);
     assert!(table.desk.is_idle());
 }
 
