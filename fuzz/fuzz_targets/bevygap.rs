@@ -29,7 +29,10 @@ fuzz_target!(|data: &[u8]| {
 fn good(name: &Name) {
     let name = name.as_str();
     assert!((1..=30).contains(&name.len()));
-    assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'));
+    assert!(
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    );
 }
 
 fn told(text: &str) {
@@ -42,7 +45,8 @@ fn first_message(text: &str) {
         Ok(request) => {
             good(&request.game);
             good(&request.version);
-            let value = value.expect("what was read is JSON");
+            // A member that is ignored may hold what has no value, such as 1e999.
+            let Ok(value) = value else { return };
             assert_eq!(value["game"], request.game.as_str());
             assert_eq!(value["version"], request.version.as_str());
             assert_eq!(value["client_ip"].as_str(), request.client_ip.as_deref());
@@ -61,7 +65,10 @@ fn path(text: &str) {
             assert_eq!(bevygap::parse_path(&plain), Some(Ok((game, version))));
         }
         Some(Err(text)) => told(&text),
-        None => assert_ne!(text.matches('/').count(), usize::from(!text.starts_with('/') && !text.ends_with('/'))),
+        None => assert_ne!(
+            text.matches('/').count(),
+            usize::from(!text.starts_with('/') && !text.ends_with('/'))
+        ),
     }
     bevygap::parse_path(text);
     if let Some(server) = bevygap::reporting_server(text) {
@@ -87,7 +94,10 @@ fn ticket(text: &str) {
     let shown = bevygap::bearer(ticket.as_bytes());
     let same = !secret.is_empty() && shown == Some(secret);
     assert_eq!(bevygap::verify_bearer(secret, ticket.as_bytes()), same);
-    assert_eq!(bevygap::is_admitted(secret, Some(ticket.as_bytes()), Some(ticket), NOW), same);
+    assert_eq!(
+        bevygap::is_admitted(secret, Some(ticket.as_bytes()), Some(ticket), NOW),
+        same
+    );
 }
 
 fn report(body: &[u8]) {

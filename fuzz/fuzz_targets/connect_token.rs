@@ -62,6 +62,13 @@ fn check(bytes: &[u8], layout: Layout) {
         assert!((1..=ADDRESSES_MAX).contains(&list.len()));
     }
     let sealed = seal(&token, &key, layout).expect("what was read can be sealed");
-    let again = open(&sealed[..], &key, layout, protocol_id, token.expires_s - 1, token.internal.last().copied());
+    let again = open(
+        &sealed[..],
+        &key,
+        layout,
+        protocol_id,
+        token.expires_s - 1,
+        token.internal.last().copied(),
+    );
     assert_eq!(again, Ok(token));
 }
