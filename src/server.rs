@@ -116,8 +116,7 @@ impl Server {
         let (mailboxes, postbox) = connect(config, loops)?;
         let postbox = Arc::new(postbox);
         let wake = game_servers::wake(postbox.clone());
-        let office = game_servers::office(config, &wake)?;
-        let office = office.map(|office| substitutes.staff(office, &wake));
+        let office = game_servers::office(config, &wake, &mut substitutes)?;
         let passages = (tables.per_loop && loops > 1).then(|| Passages::new(loops));
         let passages = passages.transpose().map_err(|error| failed("passages", &error))?;
 
@@ -170,7 +169,7 @@ impl Server {
         })
     }
 
-    /// The addresses that peers can reach it at.
+    /// The addresses that peers can reach it at; that of `matchmaker.bind`, unless it is one of the others, is the last.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }

@@ -92,15 +92,15 @@ pub enum Mail {
 impl EventLoop {
     /// Has the desk look for a server.
     pub(super) fn ask_desk(&mut self, seeker: Seeker, seek: Seek) {
-        self.to_desk(Mail::Seek(seeker, seek));
+        self.post_to_desk(Mail::Seek(seeker, seek));
     }
 
     /// Nobody waits any more.
     pub(super) fn tell_desk_left(&mut self, seeker: Seeker) {
-        self.to_desk(Mail::Left(seeker));
+        self.post_to_desk(Mail::Left(seeker));
     }
 
-    pub(super) fn to_desk(&mut self, mail: Mail) {
+    pub(super) fn post_to_desk(&mut self, mail: Mail) {
         match self.id == DESK_LOOP {
             true => self.on_desk_mail(mail),
             false => self.mailbox.control(DESK_LOOP, Delivery::Desk(Box::new(mail))),

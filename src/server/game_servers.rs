@@ -35,21 +35,6 @@ pub struct Substitutes {
 }
 
 impl Substitutes {
-    /// Puts them in place; whom they replace is told to stop.
-    pub(super) fn staff(&mut self, mut office: Office, wake: &Wake) -> Office {
-        if let Some(make) = self.provider.take()
-            && let Some(mut replaced) = office.provider.replace(make(wake))
-        {
-            replaced.stop();
-        }
-        if let Some(make) = self.registry.take()
-            && let Some(mut replaced) = office.registry.replace(make(wake))
-        {
-            replaced.stop();
-        }
-        office
-    }
-
     pub(super) fn alter(&self, mut settings: Settings) -> Settings {
         if let Some((own, first_message)) = settings.seekers.as_mut().zip(self.first_message) {
             own.first_message_ms = super::millis(first_message);
@@ -110,20 +95,40 @@ fn keys(config: &Config) -> Vec<(PrivateKey, u64)> {
 ///
 /// # Errors
 /// A thread that cannot be started, a record of sessions that cannot be read.
-pub(super) fn office(config: &Config, wake: &Wake) -> Result<Option<Office>, StartError> {
+pub(super) fn office(
+    config: &Config,
+    wake: &Wake,
+    substitutes: &mut Substitutes,
+) -> Result<Option<Office>, StartError> {
     if !is_served(config) && !config.matchmaker.nats_back {
         return Ok(None);
     }
-    let desk = Desk::new(desk_settings(config), rand::rng().random());
-    let provider = match config.matchmaker.provider {
-        Provider::Static | Provider::Nats => None,
-        Provider::Edgegap => Some(edgegap(config, wake)?),
+    let provider = match substitutes.provider.take() {
+        Some(make) => Some(make(wake)),
+        None => provider(config, wake)?,
+    };
+    let registry = match substitutes.registry.take() {
+        Some(make) => Some(make(wake)),
+        None => registry(config, wake)?,
     };
     Ok(Some(Office {
-        desk,
+        desk: Desk::new(desk_settings(config), rand::rng().random()),
         provider,
-        registry: None,
+        registry,
     }))
+}
+
+/// Who finds servers that are not configured.
+fn provider(config: &Config, wake: &Wake) -> Result<Option<Box<dyn GameServerProvider>>, StartError> {
+    Ok(match config.matchmaker.provider {
+        Provider::Static | Provider::Nats => None,
+        Provider::Edgegap => Some(edgegap(config, wake)?),
+    })
+}
+
+/// Where game servers look up who comes.
+fn registry(_config: &Config, _wake: &Wake) -> Result<Option<Box<dyn Registry>>, StartError> {
+    Ok(None)
 }
 
 fn edgegap(config: &Config, wake: &Wake) -> Result<Box<dyn GameServerProvider>, StartError> {

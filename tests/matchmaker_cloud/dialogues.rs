@@ -21,7 +21,10 @@ fn what_succeeded_succeeds_frame_by_frame() {
         let heard = recording.say(world.front.addr(), &[]).unwrap();
         let (last, before) = heard.frames.split_last().unwrap();
         let (recorded_last, recorded_before) = recording.0["receive"].as_array().unwrap().split_last().unwrap();
-        let recorded_before: Vec<&str> = recorded_before.iter().map(|frame| frame["data"].as_str().unwrap()).collect();
+        let recorded_before: Vec<&str> = recorded_before
+            .iter()
+            .map(|frame| frame["data"].as_str().unwrap())
+            .collect();
         assert_eq!(before, recorded_before, "{case}");
         assert_ready(last, recorded_last["data"].as_str().unwrap());
         assert_eq!(heard.close, (1000, "Goodbye".to_owned()), "{case}");
@@ -35,25 +38,39 @@ fn what_succeeded_succeeds_frame_by_frame() {
 #[test]
 fn the_answers_over_http_are_as_recorded() {
     let world = World::start(json!({ "matchmaker_cors": ["http://127.0.0.1"] }));
-    for case in ["http-request-success", "http-wannaplay-success", "http-wannaplay-query-ip"] {
+    for case in [
+        "http-request-success",
+        "http-wannaplay-success",
+        "http-wannaplay-query-ip",
+    ] {
         world.cloud.behave(json!({}));
         let recording = Recording::load(case);
         let answer = ask(world.front.addr(), &recording);
         let recorded = &recording.0["response"];
         assert_eq!(answer.status, recorded["status"], "{case}");
         for name in ["access-control-allow-origin", "content-type", "vary"] {
-            assert_eq!(answer.header(name), recorded["headers"][name].as_str(), "{case}: {name}");
+            assert_eq!(
+                answer.header(name),
+                recorded["headers"][name].as_str(),
+                "{case}: {name}"
+            );
         }
         let recorded = recorded["body"].as_str().unwrap();
         if case.starts_with("http-request") {
             // Ours are separated by line breaks; a reader of a stream of JSON takes both.
-            let values = |text: &str| serde_json::Deserializer::from_str(text).into_iter::<Value>().collect::<Result<Vec<_>, _>>();
+            let values = |text: &str| {
+                serde_json::Deserializer::from_str(text)
+                    .into_iter::<Value>()
+                    .collect::<Result<Vec<_>, _>>()
+            };
             let (ours, theirs) = (values(&answer.body).unwrap(), values(recorded).unwrap());
             assert_eq!(ours[..ours.len() - 1], theirs[..theirs.len() - 1], "{case}");
             assert_ready(&ours.last().unwrap().to_string(), &theirs.last().unwrap().to_string());
         } else {
-            let (ours, theirs): (Value, Value) =
-                (serde_json::from_str(&answer.body).unwrap(), serde_json::from_str(recorded).unwrap());
+            let (ours, theirs): (Value, Value) = (
+                serde_json::from_str(&answer.body).unwrap(),
+                serde_json::from_str(recorded).unwrap(),
+            );
             let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
             assert_eq!(keys(&ours), keys(&theirs), "{case}");
             for key in ["gameserver_ip", "gameserver_port", "cert_digest"] {
@@ -75,7 +92,11 @@ fn the_answers_over_http_are_as_recorded() {
     world.cloud.behave(json!({ "fail_post": 409 }));
     let answer = ask(world.front.addr(), &Recording::load("http-request-409"));
     assert_eq!(answer.status, 200);
-    assert!(answer.body.starts_with("\"Acknowledged\"\n{\"Error\":[409,"), "{}", answer.body);
+    assert!(
+        answer.body.starts_with("\"Acknowledged\"\n{\"Error\":[409,"),
+        "{}",
+        answer.body
+    );
     // The originals let this publish whatever it likes.
     let answer = ask(world.front.addr(), &Recording::load("http-request-path-injection"));
     assert_eq!((answer.status, answer.body.as_str()), (400, "ERR Game name invalid"));
@@ -101,7 +122,10 @@ fn whose_address_goes_to_the_cloud() {
     ] {
         world.cloud.behave(json!({ "ready_after": 0 }));
         let heard = Recording::load(case).say(world.front.addr(), &[]).unwrap();
-        assert!(heard.frames.last().unwrap().contains("SessionReady"), "{case}: {heard:?}");
+        assert!(
+            heard.frames.last().unwrap().contains("SessionReady"),
+            "{case}: {heard:?}"
+        );
         let (_, session) = world.cloud.sessions().into_iter().next().unwrap();
         assert_eq!(session["ips"], json!([ip]), "{case}");
     }
@@ -159,7 +183,10 @@ fn what_was_refused_is_refused_with_the_same_words() {
 
 /// A SessionReady of ours beside a recorded one: all is the same but the token, and that opens.
 pub fn assert_ready(frame: &str, recorded: &str) {
-    let (ours, recorded): (Value, Value) = (serde_json::from_str(frame).unwrap(), serde_json::from_str(recorded).unwrap());
+    let (ours, recorded): (Value, Value) = (
+        serde_json::from_str(frame).unwrap(),
+        serde_json::from_str(recorded).unwrap(),
+    );
     let (ours, recorded) = (&ours["SessionReady"], &recorded["SessionReady"]);
     for key in ["ip", "port", "cert_digest"] {
         assert_eq!(ours[key], recorded[key], "{frame}");
@@ -171,10 +198,16 @@ pub fn assert_ready(frame: &str, recorded: &str) {
 /// The token opens with the key; the client id in it.
 pub fn assert_token(base64: &str) -> u64 {
     let bytes = data_encoding::BASE64.decode(base64.as_bytes()).unwrap();
-    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now_s = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
     let key = PrivateKey::new(KEY_BYTES);
     let token = connect_token::open(&bytes, &key, Layout::LightyearLe, PROTOCOL_ID, now_s, None).unwrap();
-    assert_eq!(token.public, [format!("{GAME_SERVER}:30004").parse::<SocketAddr>().unwrap()]);
+    assert_eq!(
+        token.public,
+        [format!("{GAME_SERVER}:30004").parse::<SocketAddr>().unwrap()]
+    );
     assert_eq!(token.internal, token.public);
     token.client_id
 }
@@ -208,7 +241,9 @@ fn ask(addr: SocketAddr, recording: &Recording) -> Answer {
     let mut lines = head.lines();
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let fields = lines.map(|line| line.split_once(": ").unwrap());
-    let headers: Vec<(String, String)> = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let headers: Vec<(String, String)> = fields
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
     let chunked = headers.iter().any(|(_, value)| value == "chunked");
     let body = if chunked { dechunked(body) } else { body.to_owned() };
     Answer { status, headers, body }

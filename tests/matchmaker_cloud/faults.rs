@@ -13,18 +13,38 @@ use crate::world::{GAME_SERVER, World, until};
 fn a_session_that_is_not_made_is_told_with_its_own_code() {
     let world = World::start(json!({}));
     // The originals say 409 to all of them.
-    for (code, told) in [(400, 400), (401, 401), (403, 403), (409, 409), (422, 422), (500, 503), (503, 503)] {
+    for (code, told) in [
+        (400, 400),
+        (401, 401),
+        (403, 403),
+        (409, 409),
+        (422, 422),
+        (500, 503),
+        (503, 503),
+    ] {
         world.cloud.behave(json!({ "fail_post": code }));
-        let heard = Recording::load(&format!("ws-edgegap-post-{code}")).say(world.front.addr(), &[]).unwrap();
+        let heard = Recording::load(&format!("ws-edgegap-post-{code}"))
+            .say(world.front.addr(), &[])
+            .unwrap();
         assert_eq!(heard.frames[0], "\"Acknowledged\"");
         assert_eq!(heard.error_code(), told, "{heard:?}");
         assert_eq!(world.cloud.sessions().len(), 0);
     }
     // Asked again after a while, because nothing was made.
     world.cloud.behave(json!({ "fail_post": 429 }));
-    let heard = Recording::load("ws-edgegap-post-429").say(world.front.addr(), &[]).unwrap();
+    let heard = Recording::load("ws-edgegap-post-429")
+        .say(world.front.addr(), &[])
+        .unwrap();
     assert_eq!(heard.error_code(), 429);
-    assert!(world.cloud.calls().iter().filter(|call| call.starts_with("POST")).count() > 1);
+    assert!(
+        world
+            .cloud
+            .calls()
+            .iter()
+            .filter(|call| call.starts_with("POST"))
+            .count()
+            > 1
+    );
     // A lost answer may have made one: not asked again.
     world.cloud.behave(json!({ "drop": true }));
     let heard = Recording::load("ws-edgegap-drop").say(world.front.addr(), &[]).unwrap();
@@ -32,7 +52,9 @@ fn a_session_that_is_not_made_is_told_with_its_own_code() {
     assert_eq!(world.cloud.calls(), ["POST /v1/session"]);
     // The mock makes a session whose name nobody can read: the one that cannot be deleted.
     world.cloud.behave(json!({ "bad_json": true }));
-    let heard = Recording::load("ws-edgegap-bad-json").say(world.front.addr(), &[]).unwrap();
+    let heard = Recording::load("ws-edgegap-bad-json")
+        .say(world.front.addr(), &[])
+        .unwrap();
     assert!(matches!(heard.error_code(), 500 | 503), "{heard:?}");
 }
 
@@ -42,27 +64,55 @@ fn a_session_that_comes_to_nothing_is_deleted() {
     let cases: &[(&str, Value, u64)] = &[
         ("ws-edgegap-get-401", json!({ "fail_get": 401 }), 401),
         ("lifecycle-leak-get-fails", json!({ "fail_get": 500 }), 503),
-        ("ws-edgegap-get-500", json!({ "fail_get": 500, "fail_get_after": 1 }), 503),
-        ("ws-ready-no-deployment", json!({ "ready_after": 0, "no_deployment": true }), 500),
+        (
+            "ws-edgegap-get-500",
+            json!({ "fail_get": 500, "fail_get_after": 1 }),
+            503,
+        ),
+        (
+            "ws-ready-no-deployment",
+            json!({ "ready_after": 0, "no_deployment": true }),
+            500,
+        ),
         ("ws-ready-no-ports", json!({ "ready_after": 0, "no_ports": true }), 500),
         ("ws-ready-ip-empty", json!({ "ready_after": 0, "public_ip": "" }), 500),
-        ("ws-ready-port-null", json!({ "ready_after": 0, "game_port": null }), 500),
-        ("ws-public-ip-v6", json!({ "ready_after": 0, "public_ip": "2001:db8::10" }), 503),
+        (
+            "ws-ready-port-null",
+            json!({ "ready_after": 0, "game_port": null }),
+            500,
+        ),
+        (
+            "ws-public-ip-v6",
+            json!({ "ready_after": 0, "public_ip": "2001:db8::10" }),
+            503,
+        ),
         ("ws-session-status-error", json!({ "error_after": 2 }), 503),
     ];
     for (case, options, told) in cases {
         world.cloud.behave(options.clone());
         let heard = Recording::load(case).say(world.front.addr(), &[]).unwrap();
-        assert_eq!(heard.frames[..2], ["\"Acknowledged\"", "{\"SessionRequestAccepted\":\"000000000001-S\"}"], "{case}");
+        assert_eq!(
+            heard.frames[..2],
+            ["\"Acknowledged\"", "{\"SessionRequestAccepted\":\"000000000001-S\"}"],
+            "{case}"
+        );
         let code = heard.error_code();
         assert!(code == *told || (*told == 500 && code == 503), "{case}: {heard:?}");
         world.cloud.await_no_session();
-        assert!(world.nats.get("unclaimed_sessions", "000000000001-S").is_none(), "{case}");
+        assert!(
+            world.nats.get("unclaimed_sessions", "000000000001-S").is_none(),
+            "{case}"
+        );
     }
     world.nats.put("cert_digests", GAME_SERVER, None);
     world.cloud.behave(json!({}));
-    let heard = Recording::load("ws-no-cert-digest").say(world.front.addr(), &[]).unwrap();
-    assert!(heard.frames.contains(&"{\"ProgressReport\":\"Ready (3)\"}".to_owned()), "{heard:?}");
+    let heard = Recording::load("ws-no-cert-digest")
+        .say(world.front.addr(), &[])
+        .unwrap();
+    assert!(
+        heard.frames.contains(&"{\"ProgressReport\":\"Ready (3)\"}".to_owned()),
+        "{heard:?}"
+    );
     assert!(matches!(heard.error_code(), 500 | 503), "{heard:?}");
     world.cloud.await_no_session();
 
@@ -105,9 +155,17 @@ fn a_player_who_leaves_costs_nothing() {
     // Here the server behind is asked itself.
     let addr = world.back.as_ref().unwrap().addr();
     let path = "/matchmaker/ws".to_owned();
-    let player = Client::connect(addr, ConnectOptions { path, ..ConnectOptions::default() });
+    let player = Client::connect(
+        addr,
+        ConnectOptions {
+            path,
+            ..ConnectOptions::default()
+        },
+    );
     player.send_json(&json!({ "game": "bevygap-spaceships", "version": "1" }));
-    until("there is a session", || (!world.cloud.sessions().is_empty()).then_some(()));
+    until("there is a session", || {
+        (!world.cloud.sessions().is_empty()).then_some(())
+    });
     player.drop_tcp();
     world.cloud.await_no_session();
 }

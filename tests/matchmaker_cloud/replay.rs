@@ -40,7 +40,9 @@ impl Recording {
     pub fn say(&self, addr: SocketAddr, headers: &[(&str, &str)]) -> Result<Heard, u16> {
         let recorded = self.0["request"]["headers"].as_object().unwrap().iter();
         let recorded = recorded.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()));
-        let more = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let more = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let options = ConnectOptions {
             path: self.0["request"]["path"].as_str().unwrap().to_owned(),
             headers: recorded.chain(more).collect(),
@@ -72,7 +74,9 @@ pub fn hear(mut client: Client) -> Heard {
     let mut frames = Vec::new();
     loop {
         match client.recv_content(FRAME_WITHIN) {
-            Some(Event::Message { text: true, payload, .. }) => frames.push(String::from_utf8(payload).unwrap()),
+            Some(Event::Message {
+                text: true, payload, ..
+            }) => frames.push(String::from_utf8(payload).unwrap()),
             Some(Event::Close { code, reason, .. }) => {
                 let close = (code.unwrap_or(1005), reason);
                 return Heard { frames, close };
@@ -81,7 +85,10 @@ pub fn hear(mut client: Client) -> Heard {
                 let close = (1006, String::new());
                 return Heard { frames, close };
             }
-            other => panic!("after {frames:?}: {}", other.map_or("nothing".to_owned(), |event| event.describe())),
+            other => panic!(
+                "after {frames:?}: {}",
+                other.map_or("nothing".to_owned(), |event| event.describe())
+            ),
         }
     }
 }

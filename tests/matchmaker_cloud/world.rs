@@ -25,7 +25,8 @@ pub const KEY_BYTES: [u8; 32] = [
 /// The protocol id of the recordings.
 pub const PROTOCOL_ID: u64 = 80085;
 /// The digest of the recordings.
-pub const DIGEST: &str = "e3:76:4d:86:6c:11:d1:96:00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff:00:11:22:33:44:55:66:77";
+pub const DIGEST: &str =
+    "e3:76:4d:86:6c:11:d1:96:00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff:00:11:22:33:44:55:66:77";
 /// Where the mock says that its game server is.
 pub const GAME_SERVER: &str = "203.0.113.10";
 /// Stands for players on this machine.
@@ -58,7 +59,17 @@ impl Nats {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let process = Command::new("nats-server")
-            .args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--user", "u", "--pass", "p"])
+            .args([
+                "--addr",
+                "127.0.0.1",
+                "--port",
+                "-1",
+                "--jetstream",
+                "--user",
+                "u",
+                "--pass",
+                "p",
+            ])
             .arg("--store_dir")
             .arg(folder.path())
             .arg("--ports_file_dir")
@@ -70,7 +81,10 @@ impl Nats {
         let ports = folder.path().join(format!("nats-server_{}.ports", process.id()));
         let process = Process(process);
         let address = until("nats-server names its port", || ports_of(&ports));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let client = runtime.block_on(async {
             let options = async_nats::ConnectOptions::with_user_and_password("u".to_owned(), "p".to_owned());
             options.connect(address.to_string()).await.unwrap()
@@ -106,7 +120,12 @@ impl Nats {
     pub fn publish(&self, subject: String, payload: &str) {
         let context = jetstream::new(self.client.clone());
         self.runtime.block_on(async {
-            context.publish(subject, payload.to_owned().into()).await.unwrap().await.unwrap();
+            context
+                .publish(subject, payload.to_owned().into())
+                .await
+                .unwrap()
+                .await
+                .unwrap();
         });
     }
 
@@ -140,7 +159,9 @@ impl Cloud {
             .spawn()
             .expect("python3 can be run");
         let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         let address = line.trim().strip_prefix("LISTENING http://").unwrap().parse().unwrap();
         Self {
             address,
@@ -155,7 +176,9 @@ impl Cloud {
             "no_deployment": false, "no_ports": false, "latency_ms": 0, "drop": false, "bad_json": false,
             "fail_post": 0, "fail_get": 0, "fail_get_after": 0, "fail_delete": 0,
         });
-        let Value::Object(mut wanted) = usual else { unreachable!() };
+        let Value::Object(mut wanted) = usual else {
+            unreachable!()
+        };
         wanted.extend(options.as_object().unwrap().clone());
         self.post("/__mock/reset", &json!({}));
         self.post("/__mock/config", &Value::Object(wanted));
@@ -178,7 +201,13 @@ impl Cloud {
     pub fn calls(&self) -> Vec<String> {
         let state = self.state();
         let calls = state["requests"].as_array().unwrap().iter();
-        let name = |call: &Value| format!("{} {}", call["method"].as_str().unwrap(), call["path"].as_str().unwrap());
+        let name = |call: &Value| {
+            format!(
+                "{} {}",
+                call["method"].as_str().unwrap(),
+                call["path"].as_str().unwrap()
+            )
+        };
         calls.map(name).collect()
     }
 
@@ -190,7 +219,10 @@ impl Cloud {
     fn post(&self, path: &str, body: &Value) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         let body = body.to_string();
-        let head = format!("POST {path} HTTP/1.1\r\nHost: mock\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: mock\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         stream.write_all((head + &body).as_bytes()).unwrap();
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).unwrap();
@@ -255,7 +287,12 @@ fn merged(mut own: Value, more: Value) -> Value {
 fn environment<'a>(nats: &Nats, own: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     // The tests' own; each world's address lives as long as the tests.
     let host: &'static str = nats.address.to_string().leak();
-    let common = [("NATS_HOST", host), ("NATS_USER", "u"), ("NATS_PASS", "p"), ("NATS_INSECURE", "1")];
+    let common = [
+        ("NATS_HOST", host),
+        ("NATS_USER", "u"),
+        ("NATS_PASS", "p"),
+        ("NATS_INSECURE", "1"),
+    ];
     common.into_iter().chain(own.iter().copied()).collect()
 }
 

@@ -1,5 +1,7 @@
 //! The dialogue on a WebSocket, from the upgrade to the last word.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use data_encoding::BASE64;
@@ -8,7 +10,7 @@ use peer_server::message::game_server::{Event, SessionName};
 use serde_json::{Value, json};
 
 use crate::scene::{GAME, KEY, PROTOCOL_ID, STATIC_GAME, Service, options, placement, request};
-use crate::support::{ANSWER_WITHIN, Client, Frame, Opcode};
+use crate::support::{ANSWER_WITHIN, Certificate, Client, ConnectOptions, Frame, Opcode, http, https, trust_anything};
 
 /// Checks a token as its game server would.
 pub(crate) fn check_token(ready: &Value, name: &str, own: &str) -> u64 {
@@ -188,4 +190,70 @@ fn those_who_wait_take_no_place_of_others() {
         service.wait_for_metric("peer_server_game_server_requests_waiting", 0);
         service.seek();
     }
+}
+
+#[test]
+fn a_thousand_who_wait_leave_room_for_peers() {
+    let service = Service::with(4, |config| {
+        // As many may be open as have not registered, whatever `max_peers` says, and those who wait are more.
+        config.max_peers = 100;
+        let limits = &mut config.matchmaker;
+        (
+            limits.waiting_max,
+            limits.waiting_per_ip,
+            limits.requests_per_min_per_ip,
+        ) = (0, 0, 0);
+    });
+    let request = format!("POST /matchmaker/request/{GAME}/1 HTTP/1.1\r\nHost: a\r\n\r\n");
+    let waiting = 1100;
+    let streams: Vec<TcpStream> = (0..waiting)
+        .map(|_| {
+            let mut stream = TcpStream::connect(service.addr).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    service.wait_for_metric("peer_server_connections{state=\"seeking\"}", waiting);
+    let mut peer = Client::connect(service.addr, ConnectOptions::default());
+    peer.send_json(&json!({ "type": "register", "payload": { "public_key": "somebody" } }));
+    assert_eq!(peer.recv_json()["type"], "registered");
+    drop(streams);
+    service.wait_for_metric("peer_server_game_server_requests_waiting", 0);
+}
+
+#[test]
+fn the_port_of_the_service_has_tls_where_there_is_any() {
+    let certificate = Certificate::generate();
+    for loops in [1, 4] {
+        let service = Service::with(loops, |config| {
+            config.tls_cert = Some(certificate.chain());
+            config.tls_key = Some(certificate.key());
+        });
+        assert_ne!(service.addr.port(), service.own.port());
+        for addr in [service.addr, service.own] {
+            assert_eq!(https(addr, "GET", "/matchmaker", &[]).status, 200);
+            let mut secure = options("/matchmaker/ws", &[]);
+            secure.wire.tls = Some(trust_anything(&[], &[]));
+            let mut client = Client::connect(addr, secure);
+            client.send_json(&request(STATIC_GAME));
+            client.expect_json(&json!("Acknowledged"));
+            assert!(TcpStream::connect(addr).is_ok_and(|mut plain| {
+                plain.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+                plain.read(&mut [0]).is_ok_and(|count| count == 0)
+            }));
+        }
+    }
+}
+
+#[test]
+fn the_service_may_have_a_port_that_others_have_as_well() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let service = Service::with(4, |config| {
+        config.port = free.port();
+        config.matchmaker.bind = Some(free);
+        // To be served at an address is enough.
+        config.matchmaker.enabled = false;
+    });
+    assert_eq!((service.addr, service.own), (free, free));
+    assert_eq!(http(service.addr, "GET", "/", &[]).status, 200);
 }

@@ -8,6 +8,7 @@ mod paths;
 mod reports;
 mod streams;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use rand::Rng as _;
@@ -31,8 +32,8 @@ pub(super) const FIRST_MESSAGE_BYTES: usize = 4096;
 /// What those are told who wait when the server goes.
 pub(super) const SHUTTING_DOWN: Failure = Failure::new(503, "server shutting down");
 
-/// How the matchmaker web service is served.
-#[derive(Clone, Debug)]
+/// How the matchmaker web service is served. Holds secrets, so it is never shown.
+#[derive(Clone)]
 pub struct SeekerSettings {
     /// Pages of which origins may use it, in lower case; empty: of any, and `access-control-allow-origin` says the default.
     pub origins: Vec<String>,
@@ -55,6 +56,12 @@ pub struct SeekerSettings {
     pub token_expires_s: u64,
     /// Seconds without a packet after which a game's connection is over; negative: never.
     pub token_timeout_s: i32,
+}
+
+impl fmt::Debug for SeekerSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SeekerSettings").finish_non_exhaustive()
+    }
 }
 
 /// How a seeker is spoken to.
@@ -219,7 +226,10 @@ impl EventLoop {
             (Ok(_), Feedback::Failed(failure)) => failure.clone(),
             (Ok(_), Feedback::ForwardedOutcome(outcome)) => {
                 bevygap::push_single(out, feedback, &[]);
-                return outcome.status;
+                return match outcome.status {
+                    200 => 200,
+                    status => bevygap::single_status(&Failure::new(status, "")),
+                };
             }
             (Ok(token), Feedback::Ready(_)) => {
                 bevygap::push_single(out, feedback, &token);

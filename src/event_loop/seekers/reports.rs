@@ -88,7 +88,7 @@ impl EventLoop {
         // What follows is neither parsed nor read before the answer.
         self.set_paused(slot, true);
         match report {
-            Ok(report) => self.to_desk(Mail::Report(self.id, conn, report)),
+            Ok(report) => self.post_to_desk(Mail::Report(self.id, conn, report)),
             Err(error) => self.answer_report(slot, 400, &error),
         }
     }
