@@ -19,13 +19,15 @@ pub struct Workload {
     pub scenario: Kind,
     /// Pairs of peers that exchange messages.
     pub pairs: usize,
-    /// Messages that a pair has under way at once, changes that a namespace has, or connections.
+    /// Messages that a pair has under way at once, changes that a namespace has, or connections, or requests of seekers.
     pub window: usize,
     /// Bytes of a message's payload.
     pub size: usize,
     /// Connected peers: all of them, or those beside the pairs. With `connect` those that are held, with `slow-readers`
     /// those that read slowly, with `stun` and `punch` sockets. 0: with `ping`, `mixed`, `stun` and `punch` 50, with `rooms` enough for 50.
     pub peers: usize,
+    /// With `signal`: clients that seek a game server and wait all the while, at a provider that never answers.
+    pub seekers_waiting: usize,
     /// Members of each namespace.
     pub namespace_size: usize,
     /// Messages, requests, joins, connections, rooms or evenings a second, of all workers together; 0: as fast as answers come.
@@ -81,6 +83,8 @@ pub enum Kind {
     Stun,
     /// Clients of a punch dialect register by UDP, and go.
     Punch,
+    /// Clients ask for a game server, each on a connection of its own, and get one.
+    Seek,
 }
 
 impl Kind {
@@ -134,6 +138,7 @@ impl Default for Workload {
             window: 1,
             size: 300,
             peers: 0,
+            seekers_waiting: 0,
             namespace_size: 2,
             rate: 0.0,
             placement: Placement::Any,
@@ -229,6 +234,14 @@ impl Workload {
                 !self.join || self.dialect == Dialect::Simple,
                 "join needs the simple dialect",
             ),
+            (
+                self.seekers_waiting == 0 || self.scenario == Kind::Signal,
+                "seekers wait only beside signal",
+            ),
+            (
+                !self.compression || self.scenario != Kind::Seek,
+                "seekers ask for no compression",
+            ),
             (self.rate >= 0.0 && self.rate.is_finite(), "rate must not be negative"),
             (
                 self.seconds > 0.0 && self.seconds <= 3600.0,
@@ -268,16 +281,21 @@ impl Workload {
     /// Connections of all workers together, before anything begins.
     pub fn connections(&self) -> usize {
         match self.scenario {
-            Kind::Signal if self.placement == Placement::Any => self.peers.max(2 * self.pairs),
-            Kind::Signal => self.peers.max(6 * self.pairs + 16),
+            Kind::Signal if self.placement == Placement::Any => self.peers.max(2 * self.pairs) + self.seekers_waiting,
+            Kind::Signal => self.peers.max(6 * self.pairs + 16) + self.seekers_waiting,
             Kind::Broadcast | Kind::Presence => self.groups() * self.namespace_size,
             Kind::Idle | Kind::Connect => self.peers,
             Kind::SlowReaders => 2 * (self.pairs + self.peers),
             Kind::Ping | Kind::Mixed => self.peers_or_some(),
             Kind::Match => 2 * self.pairs + self.peers,
             Kind::Rooms => self.rooms() * self.namespace_size,
-            Kind::Stun | Kind::Punch => 0,
+            Kind::Stun | Kind::Punch | Kind::Seek => 0,
         }
+    }
+
+    /// Connections that come and go, where there is none before anything begins.
+    pub fn requests(&self) -> usize {
+        if self.scenario == Kind::Seek { self.window } else { 0 }
     }
 
     /// UDP sockets of all workers together.

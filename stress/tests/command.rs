@@ -370,6 +370,43 @@ fn what_only_a_server_can_answer_is_proven_in_every_way_to_speak() {
 }
 
 #[test]
+fn every_seeker_is_given_a_server_and_a_token_of_its_own() {
+    let server = server();
+    let ways: &[&[&str]] = &[&["window=8"], &["rate=300"], &["tls=true", "window=4"]];
+    for way in ways {
+        let target = ["--target", server.to_str().unwrap(), "--loops", "2", "--workers", "2"];
+        let round = &rounds(&stress(&[&["run", "seek"], &SHORT[1..], way, &target].concat()))[0];
+        assert!(round["messages"].as_u64().unwrap() > 0, "{way:?}: {round}");
+        assert!(round["latency_us"]["p50"].as_f64().unwrap() > 0.0, "{way:?}: {round}");
+    }
+    let output = stress(&["run", "seek", "--target", "floor"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn signals_go_on_among_seekers_who_wait_for_a_provider_that_never_answers() {
+    let server = server();
+    let target = ["--target", server.to_str().unwrap(), "--loops", "2", "--workers", "2"];
+    let args = [&["run", "signal"], SHORT, &["seekers_waiting=200"], &target];
+    let round = &rounds(&stress(&args.concat()))[0];
+    assert!(round["messages"].as_u64().unwrap() > 0, "{round}");
+    assert_eq!(round["connections"], 208);
+}
+
+#[test]
+fn seekers_who_are_not_let_wait_fail_the_run() {
+    let server = server();
+    let args = [
+        &["run", "signal"],
+        SHORT,
+        &["seekers_waiting=20", "--target", server.to_str().unwrap()],
+        &["--server-set", "matchmaker_waiting_max=10"],
+    ];
+    let output = stress(&args.concat());
+    assert_ne!(output.status.code(), Some(0));
+}
+
+#[test]
 fn what_is_lost_fails_the_run() {
     for window in ["window=1", "window=8"] {
         let output = run("floor-that-loses-every:50", &[window]);

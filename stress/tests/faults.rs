@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use serde_json::json;
+
 /// Which messages, told by a piece of their text, are to be spoiled in which scenario.
 const CASES: &[(&[&str], &str)] = &[
     (&["ping", "peers=10", "window=2"], r#""pong""#),
@@ -20,6 +22,8 @@ const CASES: &[(&[&str], &str)] = &[
     (&["mixed", "peers=20", "namespace_size=10"], r#""peer_joined""#),
     (&["mixed", "peers=20", "namespace_size=10"], r#""matched""#),
     (&["mixed", "peers=20", "namespace_size=10"], r#""candidate""#),
+    (&["seek", "window=4"], r#""Acknowledged""#),
+    (&["seek", "window=4"], r#""SessionReady""#),
 ];
 
 /// The one that is spoiled; each case has more in its first moments.
@@ -63,8 +67,18 @@ impl Server {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("config.json");
-        let settings = r#"{"host":"127.0.0.1","port":0,"metrics_enabled":false,"rate_limit_per_sec":0,"send_buffer_size":4096,"log_level":"warn"}"#;
-        std::fs::write(&config, settings).unwrap();
+        let key = folder.path().join("token-key");
+        std::fs::write(&key, "5a".repeat(32)).unwrap();
+        let settings = json!({
+            "host": "127.0.0.1", "port": 0, "metrics_enabled": false, "rate_limit_per_sec": 0, "send_buffer_size": 4096,
+            "log_level": "warn", "matchmaker_enabled": true, "matchmaker_private_key_file": key,
+            "matchmaker_waiting_per_ip": 0, "matchmaker_requests_per_min_per_ip": 0,
+            "game_servers": [{
+                "id": "one", "public": "203.0.113.10:30004", "game": "arena", "version": "1", "capacity": 1_000_000,
+                "cert_digest": "e3".repeat(32),
+            }],
+        });
+        std::fs::write(&config, settings.to_string()).unwrap();
         let program = Path::new(env!("CARGO_BIN_EXE_peer-stress")).with_file_name("peer-server");
         let mut child = Command::new(program)
             .arg("-config")

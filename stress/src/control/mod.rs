@@ -4,6 +4,7 @@
 //! Never: talks to a server itself; its workers do.
 
 pub mod sample;
+mod seekers;
 pub mod target;
 pub mod workers;
 
@@ -69,7 +70,7 @@ impl Session {
     pub fn open(what: &str, workload: &Workload, plan: &Plan) -> Result<Self, String> {
         let target = Target::open(what, workload, &plan.server)?;
         let connections = workload.connections();
-        let sockets = connections + workload.sockets();
+        let sockets = connections + workload.sockets() + workload.requests();
         let needed = sockets.div_ceil(PER_WORKER.min(descriptors().saturating_sub(64)).max(1));
         let count = plan.workers.max(needed).max(1).min(sockets.max(1));
         let patience = Duration::from_secs(30)

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use super::seekers;
 use crate::stun;
 use crate::worker::pin;
 use crate::worker::protocol::Wire;
@@ -46,6 +47,7 @@ pub struct Target {
     pub loops: Option<usize>,
     child: Option<Child>,
     _folder: Option<TempDir>,
+    _stalled: Option<TcpListener>,
 }
 
 impl Target {
@@ -67,7 +69,7 @@ impl Target {
             "floor" => Some("0"),
             other => other.strip_prefix("floor-that-loses-every:"),
         } {
-            if !workload.scenario.has_floor() {
+            if !workload.scenario.has_floor() || seekers::are_in(workload) {
                 return Err(format!(
                     "{name}: it passes on what it reads and answers nothing; this scenario needs a server"
                 ));
@@ -83,12 +85,15 @@ impl Target {
         }
         if Path::new(what).is_file() {
             let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-            let settings = settings(workload, options, host, folder.path())?;
+            let stalled = seekers::stalled(workload)?;
+            let settings = settings(workload, options, host, folder.path(), stalled.as_ref())?;
             let path = folder.path().join("config.json");
             std::fs::write(&path, settings).map_err(|error| error.to_string())?;
             let mut command = Command::new(what);
             command.arg("-config").arg(&path);
-            return Self::start(name, Wire::Peers, command, Some(folder), options);
+            let mut target = Self::start(name, Wire::Peers, command, Some(folder), options)?;
+            target._stalled = stalled;
+            return Ok(target);
         }
         if what.contains(PORT) {
             return Self::start_other(name, what, workload, host, options);
@@ -108,6 +113,7 @@ impl Target {
             loops: None,
             child: None,
             _folder: None,
+            _stalled: None,
         })
     }
 
@@ -148,6 +154,7 @@ impl Target {
             loops: (!options.settings.iter().any(|set| set.starts_with("loops="))).then_some(options.loops),
             child: Some(child),
             _folder: folder,
+            _stalled: None,
         })
     }
 
@@ -178,6 +185,7 @@ impl Target {
             loops: None,
             child: Some(child),
             _folder: None,
+            _stalled: None,
         };
         let deadline = Instant::now() + START_MAX;
         while !answers(address, workload.scenario) {
@@ -247,7 +255,13 @@ pub fn on_cores<T>(cores: &[usize], spawn: impl FnOnce() -> std::io::Result<T>) 
 }
 
 /// The configuration of a server under test: no limit of one peer is in the way, all others stay.
-fn settings(workload: &Workload, options: &Options, host: IpAddr, folder: &Path) -> Result<String, String> {
+fn settings(
+    workload: &Workload,
+    options: &Options,
+    host: IpAddr,
+    folder: &Path,
+    stalled: Option<&TcpListener>,
+) -> Result<String, String> {
     let mut settings = Map::from_iter([
         ("host".to_owned(), json!(host.to_string())),
         ("port".to_owned(), json!(0)),
@@ -268,6 +282,7 @@ fn settings(workload: &Workload, options: &Options, host: IpAddr, folder: &Path)
         settings.insert("udp_enabled".to_owned(), json!(true));
         settings.extend(DATAGRAM_LIMITS.iter().map(|limit| ((*limit).to_owned(), json!(0))));
     }
+    settings.extend(seekers::settings(workload, stalled, folder)?);
     if workload.tls {
         let certified =
             rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).map_err(|error| error.to_string())?;

@@ -17,11 +17,15 @@ mod presence;
 mod presence_log;
 mod punch;
 mod rooms;
+mod seek;
 mod signal;
 mod slow;
 mod stun;
+mod waiting;
 
 use std::time::Duration;
+
+pub use seek::GAME;
 
 use crate::worker::io::Io;
 use crate::worker::protocol::Job;
@@ -42,6 +46,12 @@ pub trait Scenario {
     fn namespaces(&self, peer: usize) -> Vec<String> {
         let _ = peer;
         Vec::new()
+    }
+
+    /// Whether a peer is none, but seeks a game server: its connection is ready when it is upgraded on that service's path.
+    fn seeks(&self, peer: usize) -> bool {
+        let _ = peer;
+        false
     }
 
     /// On the floor: members of one group get what one of them sends.
@@ -132,6 +142,7 @@ pub fn make(job: &Job) -> Box<dyn Scenario> {
         Kind::Rooms => Box::new(rooms::Rooms::new(job)),
         Kind::Stun => Box::new(stun::Stun::new(job)),
         Kind::Punch => Box::new(punch::Punch::new(job)),
+        Kind::Seek => Box::new(seek::Seek::new(job)),
     }
 }
 

@@ -1,6 +1,8 @@
 //! `signal`: one peer of each pair signals to the other. Closed loop: with `window` under way, the next when one arrives.
 //! Open loop (`rate`): at fixed times, and a latency counts from the time at which a message should have left.
 //!
+//! Beside them, `seekers_waiting` wait for game servers (see `waiting`).
+//!
 //! Owns: the proof that each message arrives once, in order, at the right peer, and unchanged.
 //! Never: sends more than the window.
 
@@ -10,6 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::pattern::{Expected, Outgoing, payload};
+use super::waiting::Waiting;
 use super::{Scenario, inbox, share};
 use crate::worker::io::Io;
 use crate::worker::protocol::{Job, Wire};
@@ -22,6 +25,8 @@ pub struct Signal {
     /// How many there shall be.
     wanted: usize,
     peers: usize,
+    /// Numbered after the peers.
+    waiting: Waiting,
     namespace_size: usize,
     window: u64,
     size: usize,
@@ -79,10 +84,12 @@ impl Signal {
         } else {
             4 * wanted + 16
         };
+        let peers = 2 * wanted + spare + idle;
         Self {
             pairs: Vec::new(),
             wanted,
-            peers: 2 * wanted + spare + idle,
+            peers,
+            waiting: Waiting::new(peers, share(job, workload.seekers_waiting)),
             namespace_size: workload.namespace_size,
             window: workload.window as u64,
             size: workload.size,
@@ -91,7 +98,7 @@ impl Signal {
             sending: false,
             began_ns: 0,
             due: 0,
-            slots: vec![usize::MAX; 2 * wanted + spare + idle],
+            slots: vec![usize::MAX; peers],
             roles: Vec::new(),
         }
     }
@@ -254,7 +261,11 @@ impl Signal {
 
 impl Scenario for Signal {
     fn peers(&self) -> usize {
-        self.peers
+        self.peers + self.waiting.count()
+    }
+
+    fn seeks(&self, peer: usize) -> bool {
+        self.waiting.has(peer)
     }
 
     fn namespaces(&self, peer: usize) -> Vec<String> {
@@ -269,7 +280,14 @@ impl Scenario for Signal {
     }
 
     fn on_ready(&mut self, io: &mut Io, slot: usize) {
-        self.slots[io.links[slot].peer] = slot;
+        match io.links[slot].peer {
+            peer if self.waiting.has(peer) => self.waiting.begin(io, slot),
+            peer => self.slots[peer] = slot,
+        }
+    }
+
+    fn settle(&mut self, _io: &mut Io) -> bool {
+        self.waiting.all_wait()
     }
 
     fn prepare(&mut self, io: &mut Io) -> Result<(), String> {
@@ -326,6 +344,9 @@ impl Scenario for Signal {
     }
 
     fn on_input(&mut self, io: &mut Io, slot: usize, bytes: &[u8]) -> usize {
+        if self.waiting.has(io.links[slot].peer) {
+            return self.waiting.on_input(io, slot, bytes);
+        }
         match self.roles.get(slot).copied().flatten() {
             Some((index, Role::Receiver)) => self.on_arrivals(io, index, bytes, slot),
             Some((index, Role::Sender)) => self.on_answers(io, index, bytes, slot),

@@ -141,7 +141,7 @@ impl Worker {
                 if (event.is_readable() || event.is_read_closed() || event.is_error())
                     && let Some(slot) = self.io.slot(event.token())
                 {
-                    self.on_readable(slot, &mut input)?;
+                    self.on_readable(slot, event.is_read_closed(), &mut input)?;
                 }
             }
             let wake = match self.is_ready {
@@ -172,7 +172,9 @@ impl Worker {
         Ok(())
     }
 
-    fn on_readable(&mut self, slot: usize, input: &mut [u8]) -> Result<(), String> {
+    /// What came with the end of a connection is not announced a second time: there is more to read, at least that end.
+    fn on_readable(&mut self, slot: usize, ends: bool, input: &mut [u8]) -> Result<(), String> {
+        let generation = self.io.generation(slot);
         loop {
             let bytes = match self.io.read(slot, input) {
                 Input::Bytes(bytes) => bytes,
@@ -183,7 +185,7 @@ impl Worker {
                 }
             };
             self.take_input(slot, &input[..bytes])?;
-            if bytes < input.len() || !self.io.links.contains(slot) {
+            if (bytes < input.len() && !ends) || self.io.generation(slot) != generation {
                 return Ok(());
             }
         }

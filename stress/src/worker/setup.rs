@@ -60,6 +60,7 @@ pub fn namespace(job: &Job, name: &str) -> String {
 pub fn begin(io: &mut Io, scenario: &dyn Scenario, slot: usize) {
     io.links[slot].phase = Phase::Upgrading;
     let job = io.job.clone();
+    let seeks = scenario.seeks(io.links[slot].peer);
     match job.wire {
         Wire::Floor => {
             let group = (job.worker as u64) << 32 | scenario.group(io.links[slot].peer) as u64;
@@ -67,13 +68,14 @@ pub fn begin(io: &mut Io, scenario: &dyn Scenario, slot: usize) {
         }
         Wire::Peers => {
             let deflate = match job.workload.compression {
-                true => {
+                true if !seeks => {
                     "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
                 }
-                false => "",
+                _ => "",
             };
+            let path = if seeks { SEEKERS } else { PEERS };
             let head = format!(
-                "GET /ws HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{deflate}\r\n",
                 job.address
             );
@@ -98,7 +100,7 @@ pub fn on_input(io: &mut Io, scenario: &dyn Scenario, slot: usize, bytes: &[u8])
             Phase::Upgrading => match rest.windows(4).position(|four| four == b"\r\n\r\n") {
                 None => break,
                 Some(end) => {
-                    on_upgraded(io, slot, &String::from_utf8_lossy(&rest[..end]))?;
+                    on_upgraded(io, scenario, slot, &String::from_utf8_lossy(&rest[..end]))?;
                     at += end + 4;
                 }
             },
@@ -115,7 +117,7 @@ pub fn on_input(io: &mut Io, scenario: &dyn Scenario, slot: usize, bytes: &[u8])
     Ok(at)
 }
 
-fn on_upgraded(io: &mut Io, slot: usize, head: &str) -> Result<(), Fault> {
+fn on_upgraded(io: &mut Io, scenario: &dyn Scenario, slot: usize, head: &str) -> Result<(), Fault> {
     if !head.starts_with("HTTP/1.1 101") {
         let line = head.lines().next().unwrap_or_default();
         return Err(Fault {
@@ -127,6 +129,10 @@ fn on_upgraded(io: &mut Io, slot: usize, head: &str) -> Result<(), Fault> {
     }
     let job = io.job.clone();
     let link = &mut io.links[slot];
+    if scenario.seeks(link.peer) {
+        link.phase = Phase::Ready;
+        return Ok(());
+    }
     link.deflate = head.to_ascii_lowercase().contains("permessage-deflate");
     if job.workload.compression && !link.deflate {
         let why = "the server does not compress: switch compression_enabled on";
@@ -200,3 +206,7 @@ fn join_next(io: &mut Io, scenario: &dyn Scenario, slot: usize, joined: usize) {
         }
     }
 }
+
+/// Where peers connect, and where those do who seek a game server.
+const PEERS: &str = "/ws";
+const SEEKERS: &str = "/matchmaker/ws";
