@@ -354,7 +354,7 @@ fn seen(
 /// A status word as players see it: `SEEKING` as `Seeking`, and nothing but letters, digits and blanks.
 fn shown(word: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b' ' | b'_' | b'-');
-    if word.is_empty() || word.len() > WORD_BYTES_MAX || !word.as_bytes().iter().all(|byte| plain(byte)) {
+    if word.is_empty() || word.len() > WORD_BYTES_MAX || !word.as_bytes().iter().all(plain) {
         return "Unknown".to_owned();
     }
     match word.bytes().any(|byte| byte.is_ascii_lowercase()) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::api::{Client, Fault};
-use super::scheduler::{Answer, Job, Known, Made, Plan, Scheduler, Store, Ticket};
+use super::scheduler::{Answer, Deletion, Job, Known, Made, Plan, Scheduler, Store, Ticket};
 use crate::message::game_server::{Event, Note, RequestId, SessionName};
 use crate::provider::Outbox;
 use crate::provider::store::{SessionStore, StoreError};
@@ -227,20 +227,27 @@ impl Worker {
                 let seen = self.client.poll(&name);
                 (Answer::Polled(seen), Some(started.elapsed()))
             }
-            Job::Delete(name, seats) => {
-                let deleted = self.client.delete(&name);
-                let took = started.elapsed();
-                // Its own line last: as long as that is there all of it is tried again.
-                let deleted = deleted.and_then(|()| {
-                    let mut names = seats.iter().chain([&name]);
-                    match names.all(|name| is_stored(self.store.deleted(name))) {
-                        true => Ok(()),
-                        false => Err(Fault::Lost),
-                    }
-                });
-                (Answer::Deleted(deleted), Some(took))
-            }
+            Job::Delete(deletion) => self.delete(&deletion),
         }
+    }
+
+    /// The line of the session leaves the record last: as long as it is there, all of this is done again.
+    fn delete(&self, deletion: &Deletion) -> (Answer, Option<Duration>) {
+        let mut stored = true;
+        for seat in &deletion.seats {
+            stored &= is_stored(self.store.deleted(seat));
+        }
+        if deletion.was_claimed {
+            stored &= is_stored(self.store.created(&deletion.name));
+        }
+        let started = Instant::now();
+        let deleted = self.client.delete(&deletion.name);
+        let took = started.elapsed();
+        let deleted = deleted.and_then(|()| match stored && is_stored(self.store.deleted(&deletion.name)) {
+            true => Ok(()),
+            false => Err(Fault::Lost),
+        });
+        (Answer::Deleted(deleted), Some(took))
     }
 
     fn load(&self) -> Option<Vec<Known>> {

@@ -283,6 +283,9 @@ impl Scheduler {
             for (name, sessions) in kept {
                 self.keep(name, sessions, now_ms);
             }
+            for session in std::mem::take(&mut self.released_early) {
+                self.released(&session, now_ms);
+            }
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) struct Instance {
     pub(super) client_ip: Option<IpAddr>,
     /// From the record of an earlier process: it may have players that nobody here knows of, and gets no more.
     pub(super) kept: bool,
+    /// It is on record as claimed, and its player left.
+    pub(super) was_claimed: bool,
     /// In which queue it stands.
     pub(super) queued: Option<Class>,
     /// What is to be put on record.
@@ -120,6 +122,7 @@ impl Instance {
             next_seat: 0,
             client_ip: None,
             kept: false,
+            was_claimed: false,
             queued: None,
             notes: VecDeque::new(),
             noting: Noting::From(0),

@@ -7,6 +7,7 @@
 
 mod answers;
 mod instance;
+mod jobs;
 mod pace;
 mod seats;
 #[cfg(test)]
@@ -16,13 +17,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use self::instance::{Class, Instance, Key, Noting, Phase, SeatState};
+pub(super) use self::jobs::{Answer, Deletion, Job, Known, Made, Plan, Store, Ticket};
 use self::pace::Pace;
 use super::Mode;
-use super::api::{Fault, Seen};
-use crate::message::game_server::{CertDigest, Event, Failure, Note, RequestId, SessionName};
+use super::api::Fault;
+use crate::message::game_server::{Event, Failure, Note, RequestId, SessionName};
 
 /// Requests that may wait at a time.
 const REQUESTS_MAX: usize = 20_000;
+/// Sessions that may be released before the record is read.
+const RELEASED_EARLY_MAX: usize = 10_000;
 /// How often what fails for a passing reason is tried again.
 const RETRIES: u32 = 3;
 /// Before the first retry, doubled for each further one.
@@ -31,6 +35,8 @@ const RETRY_MS: u64 = 500;
 const WAIT_MAX_MS: u64 = 30_000;
 /// When a session is looked at after it was created and after each look; the last value holds on.
 const POLLS_MS: [u64; 3] = [300, 600, 1000];
+/// Deletions that go before a poll that waits as well.
+const DELETES_IN_ROW: u32 = 3;
 /// Before a deletion is tried again, doubled each time up to the second value.
 const DELETE_RETRY_MS: (u64, u64) = (1000, 300_000);
 /// After so long nobody tries to delete any more: a day.
@@ -43,94 +49,6 @@ const KEPT_LOOKUP_MS: u64 = 600_000;
 const AGAIN_MS: (u64, u64) = (5000, 300_000);
 /// Others' sessions on a shared record get this much longer than the two limits that their owner keeps.
 const OTHERS_GRACE_MS: u64 = 10_000;
-
-/// What the state machine must know. Times in milliseconds.
-#[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub(super) mode: Mode,
-    pub(super) max_players: u32,
-    pub(super) workers: usize,
-    pub(super) creates_per_sec: u32,
-    pub(super) polls_per_sec: u32,
-    /// How long one may wait for a call that creates something.
-    pub(super) create_ms: u64,
-    /// How long a session may take to be ready.
-    pub(super) ready_ms: u64,
-    /// How long a ready session waits for its player.
-    pub(super) claim_ms: u64,
-    pub(super) cert_digest: Option<CertDigest>,
-    /// Whether other processes keep their sessions on the same record.
-    pub(super) shared: bool,
-}
-
-/// Something that takes its time, for a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Job {
-    /// Read the record.
-    Load,
-    /// See whether the application is there.
-    Check,
-    /// Create, and put on record before anything else.
-    Create(IpAddr),
-    Poll(SessionName),
-    /// Delete, then take off the record with those seats of it that are on it.
-    Delete(SessionName, Vec<SessionName>),
-    /// Change the record.
-    Store(Store),
-}
-
-/// A change of the record alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Store {
-    Claimed(SessionName),
-    Released(SessionName),
-    /// It is still there, for those who share the record.
-    Renewed(SessionName),
-}
-
-/// What came of a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    Loaded(Option<Vec<Known>>),
-    Checked(Result<bool, Fault>),
-    Created(Result<Made, Fault>),
-    Polled(Result<Seen, Fault>),
-    Deleted(Result<(), Fault>),
-    Stored(bool),
-}
-
-impl Answer {
-    /// Whether the job did what it was for.
-    pub(super) fn is_good(&self) -> bool {
-        match self {
-            Self::Loaded(known) => known.is_some(),
-            Self::Checked(found) => found.is_ok(),
-            Self::Created(made) => made.is_ok(),
-            Self::Polled(seen) => seen.is_ok(),
-            Self::Deleted(done) => done.is_ok(),
-            Self::Stored(good) => *good,
-        }
-    }
-}
-
-/// Something was created.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Made {
-    pub(super) name: SessionName,
-    pub(super) on_record: bool,
-}
-
-/// A line of the record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Known {
-    pub(super) name: SessionName,
-    pub(super) claimed: bool,
-    pub(super) age_ms: u64,
-}
-
-/// Names a job under way: whose it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket(Key);
 
 /// Something that is repeated until it works.
 #[derive(Debug)]
@@ -151,6 +69,8 @@ pub(super) struct Scheduler {
     /// Seats by what their sessions are called.
     sessions: BTreeMap<SessionName, (Key, u32)>,
     names: BTreeMap<SessionName, Key>,
+    /// Released before the record was read, on which they may be.
+    released_early: BTreeSet<SessionName>,
     timers: BTreeSet<(u64, Key)>,
     /// Deployments with room, those first where one would play soonest.
     open: BTreeSet<(u8, Key)>,
@@ -161,7 +81,8 @@ pub(super) struct Scheduler {
     create_pace: Pace,
     pace: Pace,
     under_way: usize,
-    turn: usize,
+    deletes_in_row: u32,
+    created_last: bool,
     load: Repeated,
     check: Repeated,
     events: VecDeque<Event>,
@@ -183,6 +104,7 @@ impl Scheduler {
             requests: BTreeMap::new(),
             sessions: BTreeMap::new(),
             names: BTreeMap::new(),
+            released_early: BTreeSet::new(),
             timers: BTreeSet::new(),
             open: BTreeSet::new(),
             deletes: VecDeque::new(),
@@ -192,7 +114,8 @@ impl Scheduler {
             create_pace: Pace::new(plan.creates_per_sec),
             pace: Pace::new(plan.polls_per_sec),
             under_way: 0,
-            turn: 0,
+            deletes_in_row: 0,
+            created_last: false,
             load: first(),
             check: first(),
             events: VecDeque::new(),
@@ -331,15 +254,26 @@ impl Scheduler {
             self.check.take(now_ms);
             return Some((0, Job::Check));
         }
-        // Deletions cost money while they wait, so they go before polls, but for every fourth turn: a provider that
-        // refuses to delete must not stop everything else.
-        self.turn += 1;
-        let order = match self.turn % 4 {
-            0 => [Class::Poll, Class::Delete, Class::Create],
-            2 => [Class::Create, Class::Delete, Class::Poll],
-            _ => [Class::Delete, Class::Create, Class::Poll],
+        // Deletions cost money while they wait, so they go before polls, but for every fourth of these calls: a provider
+        // that refuses to delete must not stop everything else. Creations have a pace of their own and take turns with both.
+        let (first, second) = match self.deletes_in_row < DELETES_IN_ROW {
+            true => (Class::Delete, Class::Poll),
+            false => (Class::Poll, Class::Delete),
         };
-        order.into_iter().find_map(|class| self.next_of(class, now_ms))
+        let order = match self.created_last {
+            true => [first, second, Class::Create],
+            false => [Class::Create, first, second],
+        };
+        let (class, taken) = order
+            .into_iter()
+            .find_map(|class| self.next_of(class, now_ms).map(|taken| (class, taken)))?;
+        self.created_last = class == Class::Create;
+        self.deletes_in_row = match class {
+            Class::Delete => self.deletes_in_row + 1,
+            Class::Create => self.deletes_in_row,
+            Class::Poll => 0,
+        };
+        Some(taken)
     }
 
     fn next_of(&mut self, class: Class, now_ms: u64) -> Option<(Key, Job)> {
@@ -557,7 +491,11 @@ fn begin(instance: &mut Instance, now_ms: u64, create_ms: u64) -> Option<Job> {
                 Store::Released(session) => Some(session.clone()),
                 Store::Claimed(_) | Store::Renewed(_) => None,
             });
-            Some(Job::Delete(instance.name.clone()?, seats.collect()))
+            Some(Job::Delete(Deletion {
+                name: instance.name.clone()?,
+                seats: seats.collect(),
+                was_claimed: instance.was_claimed,
+            }))
         }
         Phase::Creating { .. } => None,
     }

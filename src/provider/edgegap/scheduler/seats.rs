@@ -4,7 +4,7 @@
 
 use super::super::Mode;
 use super::instance::{Key, Phase, Seat, SeatState};
-use super::{Scheduler, Store};
+use super::{RELEASED_EARLY_MAX, Scheduler, Store};
 use crate::message::game_server::{Event, KeyIndex, Note, Placement, RequestId, SessionName};
 
 impl Scheduler {
@@ -40,6 +40,9 @@ impl Scheduler {
     /// The session's player left, or never came.
     pub(in super::super) fn released(&mut self, session: &SessionName, now_ms: u64) {
         let Some((key, number)) = self.sessions.get(session).copied() else {
+            if !self.load.done_once && self.released_early.len() < RELEASED_EARLY_MAX {
+                self.released_early.insert(session.clone());
+            }
             return;
         };
         self.vacate(key, number, now_ms);
@@ -202,11 +205,11 @@ impl Scheduler {
             SeatState::Waiting(id) | SeatState::Reserved(id, _) => {
                 self.requests.remove(&id);
             }
-            // A session leaves the record when it is deleted, a seat at once.
+            // A session leaves the record when it is deleted, a seat before.
             SeatState::Claimed if instance.name != seat.session => {
                 instance.notes.extend(seat.session.map(Store::Released));
             }
-            SeatState::Claimed => {}
+            SeatState::Claimed => instance.was_claimed = true,
         }
     }
 }
