@@ -102,7 +102,7 @@ export async function startServer({ settings = ICE, env = {}, listens = 1 } = {}
 
 /** Starts the mock of the cloud's interface; resolves with its address. */
 export async function startCloud(...options) {
-  const mock = path.join(ROOT, 'tests/support/mock_edgegap.py');
+  const mock = path.join(ROOT, 'tests/edgegap/mock_edgegap.py');
   const child = spawn('python3', [mock, ...options], { stdio: ['ignore', 'pipe', 'inherit'] });
   const exited = new Promise((resolve) => child.on('exit', resolve).on('error', resolve));
   cleanups.push(async () => {

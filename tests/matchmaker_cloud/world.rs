@@ -152,7 +152,7 @@ pub struct Cloud {
 impl Cloud {
     /// Starts one on a free port.
     pub fn start() -> Self {
-        let mock = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/mock_edgegap.py");
+        let mock = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/edgegap/mock_edgegap.py");
         let mut process = Command::new("python3")
             .arg(mock)
             .stdout(Stdio::piped())
