@@ -162,7 +162,8 @@ impl EventLoop {
             Entrance::Peers => matches!(head.path, "/health" | "/stats" | "/livez" | "/readyz"),
             Entrance::Metrics => head.path == "/metrics",
         };
-        if !known && entrance == Entrance::Peers && self.settings.seekers.is_some() {
+        let serves_seekers = self.settings.seekers.as_ref().is_some_and(|own| own.open);
+        if !known && entrance == Entrance::Peers && serves_seekers {
             return self.on_seeker_request(slot, head);
         }
         let mut body = Vec::new();

@@ -43,15 +43,21 @@ impl Substitutes {
     }
 }
 
-/// Whether the service is served at all.
-pub(super) fn is_served(config: &Config) -> bool {
+/// Whether clients are served.
+fn is_served(config: &Config) -> bool {
     config.matchmaker.is_served()
 }
 
-/// How the loops serve it; None: not at all.
+/// Whether anybody is, over NATS alone perhaps.
+fn has_desk(config: &Config) -> bool {
+    is_served(config) || config.matchmaker.nats_back
+}
+
+/// How the loops serve it, or seal the tokens of those who ask over NATS; None: not at all.
 pub(super) fn seekers(config: &Config) -> Option<SeekerSettings> {
     let settings = &config.matchmaker;
-    is_served(config).then(|| SeekerSettings {
+    has_desk(config).then(|| SeekerSettings {
+        open: is_served(config),
         origins: settings.cors.clone(),
         fake_ip: settings.fake_ip,
         client_ip_override: settings.client_ip_override,
@@ -100,7 +106,7 @@ pub(super) fn office(
     wake: &Wake,
     substitutes: &mut Substitutes,
 ) -> Result<Option<Office>, StartError> {
-    if !is_served(config) && !config.matchmaker.nats_back {
+    if !has_desk(config) {
         return Ok(None);
     }
     let provider = match substitutes.provider.take() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::dialogue::check_token;
 use crate::scene::{GAME, Service, placement};
+use crate::support::http;
 
 fn seek(wanted: Wanted) -> Seek {
     Seek {
@@ -70,6 +71,29 @@ fn the_configured_game_is_answered_in_one_piece() {
         matches!(&answers[0], Answer::Outcome(outcome) if outcome.status == 409 && outcome.body == "mock failure"),
         "{answers:?}"
     );
+}
+
+#[test]
+fn who_answers_over_nats_alone_makes_tokens_and_has_no_paths() {
+    let service = Service::with(4, |config| {
+        config.matchmaker.enabled = false;
+        config.matchmaker.bind = None;
+        config.matchmaker.nats_back = true;
+    });
+    service.registry.tell(Event::Asked(1, seek(game())));
+    let (id, _) = service.provider.submitted();
+    service
+        .provider
+        .tell(Event::Accepted(id, SessionName::new("S1").unwrap()));
+    service.provider.tell(Event::Ready(id, placement("S1")));
+    let answers = service.registry.answers(1);
+    let Some([Answer::Frame(ready), Answer::End]) = answers.last_chunk() else {
+        panic!("{answers:?}");
+    };
+    let ready: Value = serde_json::from_str(ready).unwrap();
+    check_token(&ready["SessionReady"], "token", "203.0.113.10:30004");
+    let answer = http(service.addr, "GET", "/matchmaker", &[]);
+    assert_eq!((answer.status, answer.text().as_str()), (404, "not found\n"));
 }
 
 #[test]

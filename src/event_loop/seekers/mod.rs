@@ -35,6 +35,8 @@ pub(super) const SHUTTING_DOWN: Failure = Failure::new(503, "server shutting dow
 /// How the matchmaker web service is served. Holds secrets, so it is never shown.
 #[derive(Clone)]
 pub struct SeekerSettings {
+    /// Whether clients are served here; otherwise only requests that come over NATS are answered.
+    pub open: bool,
     /// Pages of which origins may use it, in lower case; empty: of any, and `access-control-allow-origin` says the default.
     pub origins: Vec<String>,
     /// Stands for a client on a private network or this machine.
