@@ -2,7 +2,8 @@
 # Runs every test of the project: format, lints, Rust tests, the built server in a real browser, with WebSocket and STUN
 # clients of other people, and with players behind emulated NATs.
 # As root it installs what is missing from Debian's packages; otherwise it names what is missing and stops. What few people
-# have, public STUN clients and the tools for emulated NATs, may be missing: the tests that need it say that they are skipped.
+# have, public STUN clients, a NATS server and the tools for emulated NATs, may be missing: the tests that need it say that
+# they are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,13 +36,14 @@ install_optional() {
     local packages=() policy=/usr/sbin/policy-rc.d own_policy=
     command -v turnutils_stunclient >/dev/null || packages+=(coturn)
     command -v stun >/dev/null || packages+=(stun-client)
+    command -v nats-server >/dev/null || [ -x /usr/sbin/nats-server ] || packages+=(nats-server)
     command -v ip >/dev/null || packages+=(iproute2)
     command -v nft >/dev/null || packages+=(nftables)
     command -v conntrack >/dev/null || packages+=(conntrack)
     command -v sysctl >/dev/null || packages+=(procps)
     [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
     step "install ${packages[*]}"
-    # Debian starts a service when its package is installed: coturn's must not run.
+    # Debian starts a service when its package is installed: coturn's and the NATS server's must not run.
     if [ ! -e "$policy" ]; then
         own_policy=$policy
         printf '#!/bin/sh\nexit 101\n' >"$policy"
