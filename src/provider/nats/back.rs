@@ -20,6 +20,7 @@ use super::front::request_subject;
 use super::objects::{Buckets, Fault};
 use super::part::{Orders, Part};
 use super::{Common, FLUSH_WITHIN, at_once, store};
+use crate::dialect::bevygap::parse_seek;
 use crate::message::game_server::{
     CertDigest, Event, Failure, Name, Note, Outcome, Placement, RequestId, Seek, Wanted,
 };
@@ -41,8 +42,6 @@ const CONTEXT_BYTES_MAX: usize = 512;
 const REMOTES_MAX: usize = 1024;
 /// The desk has long ended a request of this age.
 const REMOTE_FOR: Duration = Duration::from_secs(120);
-/// The longest request.
-const REQUEST_BYTES_MAX: usize = 4096;
 /// Registrations under way.
 const REGISTERING_MAX: usize = 256;
 /// A registration may take this long.
@@ -243,7 +242,7 @@ impl Remotes {
         let Some((game, version)) = asked.cloned() else { return };
         let remote = Remote::Inbox { reply, ready: false };
         let wanted = Wanted::Game { game, version };
-        match (client_ip(&message.payload), self.has_room()) {
+        match (parse_seek(&message.payload).ok(), self.has_room()) {
             (Some(client_ip), true) => self.ask(remote, Seek { wanted, client_ip }),
             (None, _) => self.refuse(remote, 400, "invalid session request"),
             (Some(_), false) => self.refuse(remote, Failure::TOO_MANY.code, &Failure::TOO_MANY.text),
@@ -254,7 +253,7 @@ impl Remotes {
         if !request.message.reply.as_ref().is_some_and(is_inbox) {
             return;
         }
-        let asked = client_ip(&request.message.payload);
+        let asked = parse_seek(&request.message.payload).ok();
         let remote = Remote::Service(Box::new(request));
         let wanted = Wanted::Configured;
         match (asked, self.has_room()) {
@@ -409,16 +408,6 @@ fn digest_key(ip: IpAddr) -> String {
     ip.to_canonical().to_string().replace(':', "-")
 }
 
-/// The player's address in a request.
-fn client_ip(payload: &[u8]) -> Option<IpAddr> {
-    if payload.len() > REQUEST_BYTES_MAX {
-        return None;
-    }
-    let value: serde_json::Value = serde_json::from_slice(payload).ok()?;
-    let ip: IpAddr = value.get("client_ip")?.as_str()?.parse().ok()?;
-    Some(ip.to_canonical())
-}
-
 /// Whether answers may be published there. A requester must not have us write to subjects that mean something.
 fn is_inbox(reply: &Subject) -> bool {
     const OURS: [&str; 6] = [
@@ -453,31 +442,6 @@ fn respond(request: &service::Request, answer: Result<String, service::error::Er
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn a_request_needs_nothing_but_an_address() {
-        let ip = |payload: &str| client_ip(payload.as_bytes()).map(|ip| ip.to_string());
-        assert_eq!(
-            ip(r#"{"client_ip":"81.128.157.100", "game":"g"}"#).unwrap(),
-            "81.128.157.100"
-        );
-        assert_eq!(ip(r#"{"client_ip":"::ffff:1.2.3.4"}"#).unwrap(), "1.2.3.4");
-        for bad in [
-            "",
-            "x",
-            "[]",
-            "{}",
-            r#"{"client_ip":1}"#,
-            r#"{"client_ip":"a\"b"}"#,
-            r#"{"client_ip":"host"}"#,
-        ] {
-            assert_eq!(ip(bad), None, "{bad}");
-        }
-        assert_eq!(
-            ip(&format!(r#"{{"client_ip":"1.2.3.4","x":"{}"}}"#, "x".repeat(5000))),
-            None
-        );
-    }
 
     #[test]
     fn answers_go_to_inboxes_alone() {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::part::{Orders, Part};
 use super::{Common, FLUSH_WITHIN, Link, at_once};
+use crate::dialect::bevygap::push_seek;
 use crate::message::game_server::{
     Event, FORWARDED_BYTES_MAX, Failure, Note, Outcome, RequestId, Seek, SessionName, Wanted,
 };
@@ -259,15 +260,14 @@ pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.is_ascii() && !text.bytes().any(means_something)
 }
 
-fn payload(seek: &Seek) -> String {
-    let client_ip = seek.client_ip.to_canonical().to_string();
-    let value = match &seek.wanted {
-        Wanted::Configured => serde_json::json!({ "client_ip": client_ip }),
-        Wanted::Game { game, version } => {
-            serde_json::json!({ "client_ip": client_ip, "game": game.as_str(), "version": version.as_str() })
-        }
+fn payload(seek: &Seek) -> Vec<u8> {
+    let mut payload = Vec::new();
+    let app = match &seek.wanted {
+        Wanted::Configured => None,
+        Wanted::Game { game, version } => Some((game, version)),
     };
-    value.to_string()
+    push_seek(&mut payload, seek.client_ip.to_canonical(), app);
+    payload
 }
 
 fn parse_token(token: &str) -> Option<(u64, u64)> {
@@ -336,9 +336,9 @@ mod tests {
         };
         assert_eq!(
             payload(&seek(game)),
-            r#"{"client_ip":"81.128.157.100","game":"bevygap-spaceships","version":"1"}"#
+            br#"{"client_ip":"81.128.157.100","game":"bevygap-spaceships","version":"1"}"#
         );
-        assert_eq!(payload(&seek(Wanted::Configured)), r#"{"client_ip":"81.128.157.100"}"#);
+        assert_eq!(payload(&seek(Wanted::Configured)), br#"{"client_ip":"81.128.157.100"}"#);
     }
 
     #[test]
