@@ -14,6 +14,7 @@ use crate::config::{Config, EdgegapMode, Provider, TokenLayout};
 use crate::event_loop::{Office, SeekerSettings, Settings};
 use crate::message::game_server::{CertDigest, KeyIndex, Name};
 use crate::provider::edgegap::{self, Edgegap};
+use crate::provider::nats::{self, NatsStore};
 use crate::provider::store::{FileStore, SessionStore};
 use crate::provider::{GameServerProvider, Registry, Wake, outbox};
 use crate::shard::desk::{self, Desk, Source};
@@ -109,13 +110,15 @@ pub(super) fn office(
     if !has_desk(config) {
         return Ok(None);
     }
+    let nats::Handles { front, back, store } = nats(config, wake, substitutes)?;
     let provider = match substitutes.provider.take() {
         Some(make) => Some(make(wake)),
-        None => provider(config, wake)?,
+        None if config.matchmaker.provider == Provider::Edgegap => Some(edgegap(config, store, wake)?),
+        None => front.map(|front| Box::new(front) as Box<dyn GameServerProvider>),
     };
     let registry = match substitutes.registry.take() {
         Some(make) => Some(make(wake)),
-        None => registry(config, wake)?,
+        None => back.map(|back| Box::new(back) as Box<dyn Registry>),
     };
     Ok(Some(Office {
         desk: Desk::new(desk_settings(config), rand::rng().random()),
@@ -124,20 +127,57 @@ pub(super) fn office(
     }))
 }
 
-/// Who finds servers that are not configured.
-fn provider(config: &Config, wake: &Wake) -> Result<Option<Box<dyn GameServerProvider>>, StartError> {
-    Ok(match config.matchmaker.provider {
-        Provider::Static | Provider::Nats => None,
-        Provider::Edgegap => Some(edgegap(config, wake)?),
-    })
+/// The parts of the one connection to NATS that the settings ask for, and that no test stands in for.
+fn nats(config: &Config, wake: &Wake, substitutes: &Substitutes) -> Result<nats::Handles, StartError> {
+    let settings = &config.matchmaker;
+    let back = settings.nats_back && substitutes.registry.is_none();
+    let parts = nats::Parts {
+        front: settings.provider == Provider::Nats && substitutes.provider.is_none(),
+        back: back.then(|| nats::Served {
+            games: served_games(config),
+            configured: configured(config).is_some(),
+        }),
+        store: back && settings.provider == Provider::Edgegap,
+    };
+    if !parts.front && parts.back.is_none() {
+        return Ok(nats::Handles::default());
+    }
+    let own = &settings.nats;
+    let server = nats::Settings {
+        host: own.host.clone(),
+        user: own.user.clone(),
+        password: own.password.clone(),
+        tls: match (&own.ca, own.ca_contents.as_str()) {
+            _ if own.insecure => nats::Tls::Insecure,
+            (Some(file), _) => nats::Tls::File(file.clone()),
+            (None, "") => nats::Tls::System,
+            (None, contents) => nats::Tls::Contents(contents.to_owned()),
+        },
+    };
+    nats::start(&server, &parts, wake).map_err(|error| StartError(error.to_string()))
 }
 
-/// Where game servers look up who comes.
-fn registry(_config: &Config, _wake: &Wake) -> Result<Option<Box<dyn Registry>>, StartError> {
-    Ok(None)
+/// The games that are asked for by their names: the configured one, and those of the configured servers.
+fn served_games(config: &Config) -> Vec<(Name, Name)> {
+    let servers = config.matchmaker.servers.iter();
+    let of_servers = servers.filter_map(|server| name(&server.game).zip(name(&server.version)));
+    let mut games: Vec<(Name, Name)> = configured(config).into_iter().chain(of_servers).collect();
+    games.sort();
+    games.dedup();
+    games
 }
 
-fn edgegap(config: &Config, wake: &Wake) -> Result<Box<dyn GameServerProvider>, StartError> {
+/// The one configured game.
+fn configured(config: &Config) -> Option<(Name, Name)> {
+    name(&config.matchmaker.app_name).zip(name(&config.matchmaker.app_version))
+}
+
+fn name(text: &str) -> Option<Name> {
+    Name::new(text).ok()
+}
+
+/// Edgegap, with its sessions on record in NATS or in a file.
+fn edgegap(config: &Config, store: Option<NatsStore>, wake: &Wake) -> Result<Box<dyn GameServerProvider>, StartError> {
     let own = &config.matchmaker.edgegap;
     let settings = edgegap::Settings {
         url: own.url.clone(),
@@ -156,24 +196,25 @@ fn edgegap(config: &Config, wake: &Wake) -> Result<Box<dyn GameServerProvider>, 
         polls_per_sec: own.polls_per_sec,
         ..edgegap::Settings::default()
     };
-    let store = record(config)?;
+    let store: Arc<dyn SessionStore> = match store {
+        Some(store) => Arc::new(store),
+        None => Arc::new(record(config)?),
+    };
     let (outbox, inbox) = outbox(wake.clone());
     let provider = Edgegap::start(settings, store, outbox, inbox).map_err(|error| super::failed("edgegap", &error))?;
     Ok(Box::new(provider))
 }
 
 /// Where the sessions are on record that a provider created.
-fn record(config: &Config) -> Result<Arc<dyn SessionStore>, StartError> {
+fn record(config: &Config) -> Result<FileStore, StartError> {
     let Some(path) = &config.matchmaker.state_file else {
         return Err(StartError("matchmaker_state_file is missing".to_owned()));
     };
-    let store = FileStore::open(path).map_err(|error| super::failed(&path.display().to_string(), &error))?;
-    Ok(Arc::new(store))
+    FileStore::open(path).map_err(|error| super::failed(&path.display().to_string(), &error))
 }
 
 fn desk_settings(config: &Config) -> desk::Settings {
     let settings = &config.matchmaker;
-    let name = |text: &str| Name::new(text).ok();
     let servers = settings.servers.iter().enumerate().filter_map(|(index, server)| {
         Some(desk::Server {
             id: server.id.as_str().into(),
@@ -197,7 +238,7 @@ fn desk_settings(config: &Config) -> desk::Settings {
             ipv6: settings.ipv6,
         },
         servers: servers.collect(),
-        configured: name(&settings.app_name).zip(name(&settings.app_version)),
+        configured: configured(config),
         source: match settings.provider {
             Provider::Static => Source::None,
             Provider::Edgegap => Source::Provider,

@@ -90,6 +90,11 @@ impl SessionStore for NatsStore {
     fn all(&self) -> Result<Vec<Stored>, StoreError> {
         self.call(Change::None)
     }
+
+    /// Matchmakers beside this one, ours or others, use the same buckets.
+    fn is_shared(&self) -> bool {
+        true
+    }
 }
 
 fn within(change: &Change) -> Duration {
