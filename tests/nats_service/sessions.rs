@@ -244,6 +244,19 @@ fn anybodys_order_to_delete_is_told_and_kept_until_it_is_done() {
     wait_for("the acknowledgement", || {
         (figures(&broker, "DELETE_SESSION_STREAM") == (0, 0)).then_some(())
     });
+    // Another order for it, such as that of a second matchmaker, is done already.
+    run(async {
+        let context = jetstream::new(broker.client().await);
+        context
+            .publish("edgegap_delete_session_q.S-1", "S-1".into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+    });
+    wait_for("the acknowledgement", || {
+        (figures(&broker, "DELETE_SESSION_STREAM") == (0, 0)).then_some(())
+    });
 }
 
 #[test]

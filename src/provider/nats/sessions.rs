@@ -7,7 +7,7 @@
 //! Owns: the watch over `active_connections`, the queue of deletions.
 //! Never: deletes a session; it says that it is over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const FETCH_MAX: usize = 100;
 const FETCH_FOR: Duration = Duration::from_secs(20);
 /// Unacknowledged orders to delete that are kept; the consumer allows a thousand.
 const PENDING_MAX: usize = 4096;
+/// Deleted sessions that are remembered, because the order to delete one may come after that was done.
+const DELETED_MAX: usize = 1024;
 /// By this a message that is published twice within two minutes is known.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
@@ -41,6 +43,7 @@ pub(super) struct Deletions {
     /// Acknowledged when the session was deleted, else as soon as they are told.
     when_done: bool,
     pending: Mutex<HashMap<SessionName, Message>>,
+    deleted: Mutex<VecDeque<SessionName>>,
 }
 
 impl Deletions {
@@ -48,6 +51,7 @@ impl Deletions {
         Self {
             when_done,
             pending: Mutex::default(),
+            deleted: Mutex::default(),
         }
     }
 
@@ -61,6 +65,13 @@ impl Deletions {
 
     /// Acknowledges the order to delete this session, if there was one.
     pub(super) async fn done(&self, session: &SessionName) {
+        {
+            let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+            deleted.push_back(session.clone());
+            if deleted.len() > DELETED_MAX {
+                deleted.pop_front();
+            }
+        }
         let message = self
             .pending
             .lock()
@@ -69,6 +80,13 @@ impl Deletions {
         if let Some(message) = message {
             acknowledge(&message, AckKind::Ack).await;
         }
+    }
+}
+
+impl Deletions {
+    fn is_done(&self, session: &SessionName) -> bool {
+        let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.contains(session)
     }
 }
 
@@ -204,6 +222,9 @@ async fn on_order(message: Message, outbox: &Outbox, deletions: &Deletions) {
         tracing::warn!("NATS: an order to delete what is no session: dropped");
         return acknowledge(&message, AckKind::Term).await;
     };
+    if deletions.is_done(&session) {
+        return acknowledge(&message, AckKind::Ack).await;
+    }
     outbox.tell(Event::Ended(session.clone()));
     match deletions.when_done {
         true => deletions.put(session, message),
