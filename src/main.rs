@@ -71,7 +71,8 @@ fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
 }
 
 fn start_logs(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let directives = format!("{LIBRARIES},{}", config.log_level);
+    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -81,6 +82,9 @@ fn start_logs(config: &Config) {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
     }
 }
+
+/// Libraries that log what is told in our own words anyway. Directives of the configuration come later and win.
+const LIBRARIES: &str = "async_nats=warn";
 
 fn say(text: &str) {
     // A closed stdout is not worth a panic.

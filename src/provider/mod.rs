@@ -13,7 +13,7 @@ pub mod store;
 use std::fmt;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::message::game_server::{Event, Outcome, Placement, RequestId, Seek, SessionName};
 
@@ -124,9 +124,6 @@ impl Inbox {
 
     /// The oldest event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        match self.receiver.try_recv() {
-            Ok(event) => Some(event),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.receiver.try_recv().ok()
     }
 }

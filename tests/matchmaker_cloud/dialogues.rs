@@ -182,7 +182,7 @@ fn what_was_refused_is_refused_with_the_same_words() {
 }
 
 /// A SessionReady of ours beside a recorded one: all is the same but the token, and that opens.
-pub fn assert_ready(frame: &str, recorded: &str) {
+pub(crate) fn assert_ready(frame: &str, recorded: &str) {
     let (ours, recorded): (Value, Value) = (
         serde_json::from_str(frame).unwrap(),
         serde_json::from_str(recorded).unwrap(),
@@ -196,7 +196,7 @@ pub fn assert_ready(frame: &str, recorded: &str) {
 }
 
 /// The token opens with the key; the client id in it.
-pub fn assert_token(base64: &str) -> u64 {
+pub(crate) fn assert_token(base64: &str) -> u64 {
     let bytes = data_encoding::BASE64.decode(base64.as_bytes()).unwrap();
     let now_s = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

@@ -136,10 +136,10 @@ fn a_cloud_that_hangs_delays_nobody_else() {
     for server in [&world.front, world.back.as_ref().unwrap()] {
         let mut peer = Client::connect(server.addr(), ConnectOptions::default());
         peer.send_json(&json!({ "type": "register", "payload": { "public_key": "k" } }));
-        peer.expect_json(&json!({ "type": "registered" }));
+        assert_eq!(peer.recv_json()["type"], "registered");
         for _ in 0..100 {
             peer.send_json(&json!({ "type": "ping" }));
-            peer.expect_json(&json!({ "type": "pong" }));
+            assert_eq!(peer.recv_json()["type"], "pong");
         }
     }
     assert!(!player.is_finished(), "the cloud still hangs");

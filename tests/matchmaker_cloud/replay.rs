@@ -15,19 +15,19 @@ use crate::support::{Client, ConnectError, ConnectOptions, Event, Frame, unhex};
 const FRAME_WITHIN: Duration = Duration::from_secs(20);
 
 /// A recording.
-pub struct Recording(pub Value);
+pub(crate) struct Recording(pub(crate) Value);
 
 /// What a client heard.
 #[derive(Debug)]
-pub struct Heard {
-    pub frames: Vec<String>,
+pub(crate) struct Heard {
+    pub(crate) frames: Vec<String>,
     /// The close code and reason; 1006: none.
-    pub close: (u16, String),
+    pub(crate) close: (u16, String),
 }
 
 impl Recording {
     /// The recording of this name.
-    pub fn load(case: &str) -> Self {
+    pub(crate) fn load(case: &str) -> Self {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/vectors/bevygap/{case}.json"));
         let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         Self(serde_json::from_str(&text).unwrap())
@@ -37,7 +37,7 @@ impl Recording {
     ///
     /// # Errors
     /// The upgrade was refused: its status.
-    pub fn say(&self, addr: SocketAddr, headers: &[(&str, &str)]) -> Result<Heard, u16> {
+    pub(crate) fn say(&self, addr: SocketAddr, headers: &[(&str, &str)]) -> Result<Heard, u16> {
         let recorded = self.0["request"]["headers"].as_object().unwrap().iter();
         let recorded = recorded.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()));
         let more = headers
@@ -63,14 +63,14 @@ impl Recording {
     }
 
     /// The frames that were recorded.
-    pub fn frames(&self) -> Vec<String> {
+    pub(crate) fn frames(&self) -> Vec<String> {
         let frames = self.0["receive"].as_array().unwrap().iter();
         frames.map(|frame| frame["data"].as_str().unwrap().to_owned()).collect()
     }
 }
 
 /// All that comes, to the end.
-pub fn hear(mut client: Client) -> Heard {
+pub(crate) fn hear(mut client: Client) -> Heard {
     let mut frames = Vec::new();
     loop {
         match client.recv_content(FRAME_WITHIN) {
@@ -95,7 +95,7 @@ pub fn hear(mut client: Client) -> Heard {
 
 impl Heard {
     /// The code of the error that it ended with. It must have been told politely, without the cloud's words.
-    pub fn error_code(&self) -> u64 {
+    pub(crate) fn error_code(&self) -> u64 {
         let last: Value = serde_json::from_str(self.frames.last().unwrap()).unwrap();
         let error = last["Error"].as_array().unwrap_or_else(|| panic!("{self:?}"));
         let text = error[1].as_str().unwrap();

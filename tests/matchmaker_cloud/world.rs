@@ -17,23 +17,23 @@ use tokio::runtime::Runtime;
 use crate::support::{Server, http};
 
 /// The key that the recordings were made with, as the environment has it.
-pub const KEY: &str = "1,2,3,4,5,6,7,8,9,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1";
+pub(crate) const KEY: &str = "1,2,3,4,5,6,7,8,9,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1";
 /// The same.
-pub const KEY_BYTES: [u8; 32] = [
+pub(crate) const KEY_BYTES: [u8; 32] = [
     1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
 ];
 /// The protocol id of the recordings.
-pub const PROTOCOL_ID: u64 = 80085;
+pub(crate) const PROTOCOL_ID: u64 = 80085;
 /// The digest of the recordings.
-pub const DIGEST: &str =
+pub(crate) const DIGEST: &str =
     "e3:76:4d:86:6c:11:d1:96:00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff:00:11:22:33:44:55:66:77";
 /// Where the mock says that its game server is.
-pub const GAME_SERVER: &str = "203.0.113.10";
+pub(crate) const GAME_SERVER: &str = "203.0.113.10";
 /// Stands for players on this machine.
-pub const FAKE_IP: &str = "81.128.157.100";
+pub(crate) const FAKE_IP: &str = "81.128.157.100";
 
 /// How long something may take that must happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A process that ends with its owner.
 struct Process(Child);
@@ -46,17 +46,17 @@ impl Drop for Process {
 }
 
 /// A NATS server with JetStream, and a client that plays the game server.
-pub struct Nats {
-    pub address: SocketAddr,
+pub(crate) struct Nats {
+    pub(crate) address: SocketAddr,
     runtime: Runtime,
-    client: async_nats::Client,
+    context: jetstream::Context,
     _process: Process,
     _folder: TempDir,
 }
 
 impl Nats {
     /// Starts one on a free port.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let process = Command::new("nats-server")
             .args([
@@ -85,21 +85,21 @@ impl Nats {
             .enable_all()
             .build()
             .unwrap();
-        let client = runtime.block_on(async {
+        let context = runtime.block_on(async {
             let options = async_nats::ConnectOptions::with_user_and_password("u".to_owned(), "p".to_owned());
-            options.connect(address.to_string()).await.unwrap()
+            jetstream::new(options.connect(address.to_string()).await.unwrap())
         });
         Self {
             address,
             runtime,
-            client,
+            context,
             _process: process,
             _folder: folder,
         }
     }
 
     /// Puts a value into a bucket, which a server made; None: deletes it.
-    pub fn put(&self, bucket: &str, key: &str, value: Option<&str>) {
+    pub(crate) fn put(&self, bucket: &str, key: &str, value: Option<&str>) {
         let bucket = self.bucket(bucket);
         self.runtime.block_on(async {
             match value {
@@ -110,17 +110,16 @@ impl Nats {
     }
 
     /// What a bucket has under a key.
-    pub fn get(&self, bucket: &str, key: &str) -> Option<String> {
+    pub(crate) fn get(&self, bucket: &str, key: &str) -> Option<String> {
         let bucket = self.bucket(bucket);
         let value = self.runtime.block_on(bucket.get(key)).unwrap();
         value.map(|value| String::from_utf8(value.to_vec()).unwrap())
     }
 
     /// Publishes a message and sees that it was stored.
-    pub fn publish(&self, subject: String, payload: &str) {
-        let context = jetstream::new(self.client.clone());
+    pub(crate) fn publish(&self, subject: String, payload: &str) {
         self.runtime.block_on(async {
-            context
+            self.context
                 .publish(subject, payload.to_owned().into())
                 .await
                 .unwrap()
@@ -130,9 +129,8 @@ impl Nats {
     }
 
     fn bucket(&self, bucket: &str) -> jetstream::kv::Store {
-        let context = jetstream::new(self.client.clone());
         until("a server makes its buckets", || {
-            self.runtime.block_on(context.get_key_value(bucket)).ok()
+            self.runtime.block_on(self.context.get_key_value(bucket)).ok()
         })
     }
 }
@@ -144,14 +142,14 @@ fn ports_of(file: &Path) -> Option<SocketAddr> {
 }
 
 /// The mock of the cloud.
-pub struct Cloud {
-    pub address: SocketAddr,
+pub(crate) struct Cloud {
+    pub(crate) address: SocketAddr,
     _process: Process,
 }
 
 impl Cloud {
     /// Starts one on a free port.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mock = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/edgegap/mock_edgegap.py");
         let mut process = Command::new("python3")
             .arg(mock)
@@ -170,7 +168,7 @@ impl Cloud {
     }
 
     /// Forgets everything and behaves as usual, but for these options.
-    pub fn behave(&self, options: Value) {
+    pub(crate) fn behave(&self, options: Value) {
         let usual = json!({
             "public_ip": GAME_SERVER, "game_port": 30004, "ready_after": 2, "never_ready": false, "error_after": 0,
             "no_deployment": false, "no_ports": false, "latency_ms": 0, "drop": false, "bad_json": false,
@@ -185,12 +183,12 @@ impl Cloud {
     }
 
     /// The sessions by name.
-    pub fn sessions(&self) -> Map<String, Value> {
+    pub(crate) fn sessions(&self) -> Map<String, Value> {
         self.state()["sessions"].as_object().unwrap().clone()
     }
 
     /// Waits until no session is left.
-    pub fn await_no_session(&self) {
+    pub(crate) fn await_no_session(&self) {
         until("every session of the cloud is deleted", || {
             let all = self.sessions().values().all(|session| session["deleted"] == true);
             all.then_some(())
@@ -198,7 +196,7 @@ impl Cloud {
     }
 
     /// The calls as `METHOD PATH`.
-    pub fn calls(&self) -> Vec<String> {
+    pub(crate) fn calls(&self) -> Vec<String> {
         let state = self.state();
         let calls = state["requests"].as_array().unwrap().iter();
         let name = |call: &Value| {
@@ -212,7 +210,7 @@ impl Cloud {
     }
 
     /// All that it knows.
-    pub fn state(&self) -> Value {
+    pub(crate) fn state(&self) -> Value {
         http(self.address, "GET", "/__mock/state", &[]).json()
     }
 
@@ -231,16 +229,16 @@ impl Cloud {
 }
 
 /// All of them.
-pub struct World {
-    pub front: Server,
-    pub back: Option<Server>,
-    pub cloud: Cloud,
-    pub nats: Nats,
+pub(crate) struct World {
+    pub(crate) front: Server,
+    pub(crate) back: Option<Server>,
+    pub(crate) cloud: Cloud,
+    pub(crate) nats: Nats,
 }
 
 impl World {
     /// A whole fleet; `settings` are added to those of both servers.
-    pub fn start(settings: Value) -> Self {
+    pub(crate) fn start(settings: Value) -> Self {
         let world = Self::start_without_back(settings.clone());
         let back = Self::back(&world.nats, &world.cloud, settings);
         world.nats.put("cert_digests", GAME_SERVER, Some(DIGEST));
@@ -251,10 +249,19 @@ impl World {
     }
 
     /// One in which nobody answers.
-    pub fn start_without_back(settings: Value) -> Self {
+    pub(crate) fn start_without_back(settings: Value) -> Self {
         let (nats, cloud) = (Nats::start(), Cloud::start());
         let own = json!({ "matchmaker_enabled": true, "matchmaker_provider": "nats", "matchmaker_fake_ip": FAKE_IP });
         let front = Server::start(merged(own, settings), &environment(&nats, &[]));
+        until("the front is connected", || {
+            let answer = http(
+                front.addr(),
+                "POST",
+                "/matchmaker/wannaplay",
+                &[("Content-Length", "0")],
+            );
+            (answer.text() == "No service responders").then_some(())
+        });
         Self {
             front,
             back: None,
@@ -264,7 +271,7 @@ impl World {
     }
 
     /// The server that answers.
-    pub fn back(nats: &Nats, cloud: &Cloud, settings: Value) -> Server {
+    pub(crate) fn back(nats: &Nats, cloud: &Cloud, settings: Value) -> Server {
         let own = json!({
             "matchmaker_enabled": true,
             "matchmaker_provider": "edgegap",
@@ -297,7 +304,7 @@ fn environment<'a>(nats: &Nats, own: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a
 }
 
 /// Looks again and again until there is something; fails with the name of what was awaited.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {

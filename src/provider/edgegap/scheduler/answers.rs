@@ -269,14 +269,7 @@ impl Scheduler {
         }
         for Known { name, age_ms, .. } in unclaimed {
             if age_ms >= others_ms && !kept.contains_key(&name) && !self.names.contains_key(&name) {
-                let mut instance = Instance::new(Phase::Deleting {
-                    due_ms: now_ms,
-                    attempt: 0,
-                    since_ms: now_ms,
-                    asking: false,
-                });
-                instance.name = Some(name);
-                self.insert(instance);
+                self.delete_named(name, now_ms);
             }
         }
         if first {
@@ -287,6 +280,18 @@ impl Scheduler {
                 self.released(&session, now_ms);
             }
         }
+    }
+
+    /// Deletes what is known by its name alone.
+    pub(super) fn delete_named(&mut self, name: SessionName, now_ms: u64) {
+        let mut instance = Instance::new(Phase::Deleting {
+            due_ms: now_ms,
+            attempt: 0,
+            since_ms: now_ms,
+            asking: false,
+        });
+        instance.name = Some(name);
+        self.insert(instance);
     }
 
     fn keep(&mut self, name: SessionName, sessions: Vec<(u32, SessionName)>, now_ms: u64) {

@@ -40,13 +40,23 @@ impl Scheduler {
     /// The session's player left, or never came.
     pub(in super::super) fn released(&mut self, session: &SessionName, now_ms: u64) {
         let Some((key, number)) = self.sessions.get(session).copied() else {
-            if !self.load.done_once && self.released_early.len() < RELEASED_EARLY_MAX {
-                self.released_early.insert(session.clone());
-            }
-            return;
+            return self.released_unknown(session, now_ms);
         };
         self.vacate(key, number, now_ms);
         self.handle_timeout(now_ms);
+    }
+
+    /// Nobody here has a seat of that name. On a shared record another matchmaker created it, or an earlier process did, and
+    /// whoever hears that it is over deletes it: twice does no harm.
+    fn released_unknown(&mut self, session: &SessionName, now_ms: u64) {
+        if !self.load.done_once {
+            if self.released_early.len() < RELEASED_EARLY_MAX {
+                self.released_early.insert(session.clone());
+            }
+        } else if self.plan.shared && !self.stopping && !self.names.contains_key(session) {
+            self.delete_named(session.clone(), now_ms);
+            self.handle_timeout(now_ms);
+        }
     }
 
     /// A seat for a request. If the server is there already its player is told at once.
