@@ -220,7 +220,8 @@ const ID_BYTES_MAX: usize = 64;
 const INTERNAL_MAX: usize = 32;
 const CAPACITY_MAX: u32 = 1_000_000;
 /// Each has a number of 16 bits for its key.
-const SERVERS_MAX: usize = 10_000;
+/// The least taken one of a game is sought among all of that game, for each player.
+const SERVERS_MAX: usize = 1000;
 
 #[cfg(test)]
 mod tests {

@@ -64,7 +64,8 @@ impl EventLoop {
             let left: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
             left.into_iter().for_each(|slot| self.kill(slot));
         }
-        if over || self.connections.is_empty() {
+        // Those that were killed are gone in the next turn, and what they had to tell other loops is on its way.
+        if self.connections.is_empty() {
             self.report_drained();
         }
     }

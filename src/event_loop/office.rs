@@ -4,6 +4,7 @@
 //! Never: decides anything; the desk does. Never waits for a provider.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::seekers::{SHUTTING_DOWN, is_last};
 use super::{Delivery, EventLoop};
@@ -15,8 +16,8 @@ use crate::shard::desk::{Desk, Output};
 
 /// The loop that has the desk.
 pub const DESK_LOOP: LoopId = LoopId::new(0);
-/// Events of providers that are taken in one turn.
-const EVENTS_MAX: usize = 256;
+/// Events of providers that are taken in one turn: each may be a token.
+const EVENTS_MAX: usize = 64;
 
 /// The desk with those who work for it.
 pub struct Office {
@@ -77,8 +78,8 @@ impl Staff {
 /// Mail to and from the desk.
 #[derive(Debug)]
 pub enum Mail {
-    /// Somebody seeks a server.
-    Seek(Seeker, Seek),
+    /// Somebody at this address seeks a server.
+    Seek(Seeker, IpAddr, Seek),
     /// A seeker is gone.
     Left(Seeker),
     /// A game server reports; the connection to be told.
@@ -91,8 +92,8 @@ pub enum Mail {
 
 impl EventLoop {
     /// Has the desk look for a server.
-    pub(super) fn ask_desk(&mut self, seeker: Seeker, seek: Seek) {
-        self.post_to_desk(Mail::Seek(seeker, seek));
+    pub(super) fn ask_desk(&mut self, seeker: Seeker, from: IpAddr, seek: Seek) {
+        self.post_to_desk(Mail::Seek(seeker, from, seek));
     }
 
     /// Nobody waits any more.
@@ -112,9 +113,9 @@ impl EventLoop {
         match mail {
             Mail::Tell(conn, feedback) => return self.on_seeker_told(conn, &feedback),
             Mail::Reported(conn, reported) => return self.on_reported(conn, reported),
-            Mail::Seek(seeker, seek) => {
+            Mail::Seek(seeker, from, seek) => {
                 if let Some(office) = &mut self.office {
-                    office.desk.seek(seeker, seek, now_ms);
+                    office.desk.seek(seeker, Some(from), seek, now_ms);
                 }
             }
             Mail::Left(seeker) => {
@@ -197,7 +198,7 @@ impl EventLoop {
         office.remotes.insert(remote, seek.wanted == Wanted::Configured);
         match draining {
             true => self.tell_remote(remote, &Feedback::Failed(SHUTTING_DOWN)),
-            false => office.desk.seek(Seeker::Remote(remote), seek, now_ms),
+            false => office.desk.seek(Seeker::Remote(remote), None, seek, now_ms),
         }
     }
 

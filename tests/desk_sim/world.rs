@@ -181,7 +181,7 @@ impl World {
         let seek = Seek { wanted, client_ip };
         match seeker(nth) {
             Seeker::Remote(remote) => self.desk.handle_event(Event::Asked(remote, seek), self.now_ms),
-            conn => self.desk.seek(conn, seek, self.now_ms),
+            conn => self.desk.seek(conn, Some(client_ip), seek, self.now_ms),
         }
         self.drain();
         assert_eq!(self.refused.take(), None, "it was refused");

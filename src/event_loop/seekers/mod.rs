@@ -118,16 +118,17 @@ impl EventLoop {
         if seeking.asked {
             return;
         }
+        let from = connection.address;
         let seek = bevygap::parse_request(text).and_then(|request| {
             let said = request.client_ip.as_deref();
             let (overridable, fake_ip) = (own.client_ip_override, own.fake_ip);
-            let client_ip = bevygap::client_ip(connection.address, &seeking.query, said, overridable, fake_ip)?;
+            let client_ip = bevygap::client_ip(from, &seeking.query, said, overridable, fake_ip)?;
             let (game, version) = (request.game, request.version);
             let wanted = Wanted::Game { game, version };
             Ok(Seek { wanted, client_ip })
         });
         match seek {
-            Ok(seek) => self.seek(slot, seek),
+            Ok(seek) => self.seek(slot, from, seek),
             Err(text) => {
                 self.counters.count(Metric::SeekersBadRequest);
                 self.refuse_seeker(slot, &text, "bad request");
@@ -160,7 +161,7 @@ impl EventLoop {
 
     /// Has the desk look for a server. From here on the desk's limits are those that count: the connection no longer takes
     /// the place of a peer that has still to register.
-    fn seek(&mut self, slot: usize, seek: Seek) {
+    fn seek(&mut self, slot: usize, from: IpAddr, seek: Seek) {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
@@ -168,40 +169,51 @@ impl EventLoop {
             loop_id: self.id,
             conn: connection.id(slot),
         };
-        if let Phase::Seeker(seeking) = &mut connection.phase {
-            seeking.asked = true;
-        }
+        // It may have broken while its answer was begun.
+        let Phase::Seeker(seeking) = &mut connection.phase else {
+            return;
+        };
+        seeking.asked = true;
         self.note_registered(slot);
         self.arm(slot);
-        self.ask_desk(seeker, seek);
+        self.ask_desk(seeker, from, seek);
     }
 
     /// What the desk says to a connection of this loop.
     pub(super) fn on_seeker_told(&mut self, conn: ConnId, feedback: &Feedback) {
         let Some(slot) = self.slot_of(conn) else { return };
-        let Some(Phase::Seeker(seeking)) = self.connections.get_mut(slot).map(|connection| &mut connection.phase)
-        else {
+        let Some(Phase::Seeker(seeking)) = self.connections.get(slot).map(|connection| &connection.phase) else {
             return;
         };
         let (way, last) = (seeking.way, is_last(feedback));
-        if last {
-            seeking.asked = false;
-        }
+        // A connection that breaks over it has not had its last word: the desk hears that it left.
         match way {
             Way::WebSocket => {
                 self.send_feedback(slot, feedback);
                 if last {
+                    self.note_answered(slot);
                     self.close(slot, 1000, "Goodbye");
                 }
             }
             Way::Stream { chunked } => {
                 self.stream_feedback(slot, chunked, feedback);
                 if last {
+                    self.note_answered(slot);
                     self.end_stream(slot, chunked);
                 }
             }
-            Way::Single if last => self.answer_single(slot, feedback),
+            Way::Single if last => {
+                self.note_answered(slot);
+                self.answer_single(slot, feedback);
+            }
             Way::Single => {}
+        }
+    }
+
+    /// The desk's last word is with the connection.
+    fn note_answered(&mut self, slot: usize) {
+        if let Some(Phase::Seeker(seeking)) = self.connections.get_mut(slot).map(|connection| &mut connection.phase) {
+            seeking.asked = false;
         }
     }
 

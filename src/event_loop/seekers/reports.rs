@@ -44,10 +44,6 @@ impl EventLoop {
         if bytes > REPORT_BYTES_MAX {
             return self.say(slot, asked, 413, &text, b"the report is too long");
         }
-        if head.headers.has_token("Expect", "100-continue") {
-            let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
-            self.append(slot, go_on.len(), |out| out.extend_from_slice(go_on));
-        }
         // `read_timeout` has begun anew with the head.
         let reporting = Reporting {
             server: server.into(),
@@ -58,6 +54,10 @@ impl EventLoop {
             asked: false,
         };
         self.set_phase(slot, Phase::Reporting(Box::new(reporting)));
+        if head.version == 1 && head.headers.has_token("Expect", "100-continue") {
+            let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
+            self.append(slot, go_on.len(), |out| out.extend_from_slice(go_on));
+        }
         self.arm(slot);
         After::Gathering
     }

@@ -51,7 +51,7 @@ impl EventLoop {
             headers.extend(asked.origin.fields(own));
             self.append(slot, 512, |out| http::push_stream_head(out, 200, &headers, chunked));
         }
-        self.seek(slot, Seek { wanted, client_ip });
+        self.seek(slot, address, Seek { wanted, client_ip });
         After::Seeking
     }
 

@@ -27,8 +27,9 @@ pub(super) struct Guard {
     rate: Option<Rate>,
     waiting_max: u32,
     usage: HashMap<Prefix, Usage, RandomState>,
-    /// Requests since idle prefixes were last thrown away.
+    /// Requests since idle prefixes were last thrown away, and when that was.
     since_sweep: usize,
+    swept_ms: u64,
     most: usize,
 }
 
@@ -39,6 +40,7 @@ impl Guard {
             waiting_max: limits.waiting_per_ip,
             usage: HashMap::with_hasher(hasher),
             since_sweep: 0,
+            swept_ms: 0,
             most: PREFIXES_MAX,
         }
     }
@@ -87,17 +89,22 @@ impl Guard {
     /// Forgets prefixes that have nothing to remember; its cost is spread over as many requests.
     fn sweep(&mut self, now_ms: u64) {
         self.since_sweep += 1;
-        if self.since_sweep < self.usage.len().max(1024) {
+        // Nobody is refused for want of room that idle ones take, but for a second.
+        let crowded = self.usage.len() >= self.most && now_ms >= self.swept_ms + SWEEP_EVERY_MS;
+        if self.since_sweep < self.usage.len().max(1024) && !crowded {
             return;
         }
         self.since_sweep = 0;
+        self.swept_ms = now_ms;
         self.usage.retain(|_, usage| !usage.is_idle(now_ms));
     }
 }
 
 /// Prefixes counted at most, some 50 bytes each: whoever is not among them when there are so many is refused. Each was seen
 /// within the last minute or two, or waits.
-const PREFIXES_MAX: usize = 1 << 20;
+const PREFIXES_MAX: usize = 1 << 18;
+/// Between two sweeps of as many prefixes as there may be.
+const SWEEP_EVERY_MS: u64 = 1000;
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,7 @@ mod sessions;
 mod tests;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ahash::RandomState;
 use hashbrown::HashMap;
@@ -237,10 +237,11 @@ impl Desk {
         }
     }
 
-    /// Takes a request.
-    pub fn seek(&mut self, seeker: Seeker, seek: Seek, now_ms: u64) {
+    /// Takes a request. `from` is the address that the limits count it to: where it came from, whatever address is told to
+    /// the provider; None: its receiver keeps such limits of its own.
+    pub fn seek(&mut self, seeker: Seeker, from: Option<IpAddr>, seek: Seek, now_ms: u64) {
         self.advance(now_ms);
-        self.on_seek(seeker, seek);
+        self.on_seek(seeker, from.map(Prefix::of), seek);
     }
 
     /// The seeker is gone, and was not told the last word. It may have crossed that: what was given then is given back.
@@ -290,23 +291,32 @@ impl Desk {
         Reported::Noted
     }
 
-    /// Does what is due.
+    /// Does what is due, but for what is too much at once: [`Desk::poll_timeout`] says that there is more.
     pub fn handle_timeout(&mut self, now_ms: u64) {
         self.advance(now_ms);
-        while let Some(id) = self.deadlines.first_due(self.now_ms) {
+        for _ in 0..DUE_MAX {
+            let Some(id) = self.deadlines.first_due(self.now_ms) else {
+                break;
+            };
             if let Some(seeker) = self.abort(id) {
                 self.counts.timed_out += 1;
                 self.tell(seeker, Feedback::Failed(Failure::TIMED_OUT));
             }
         }
-        while let Some(client_id) = self.fleet.late(self.now_ms) {
+        for _ in 0..DUE_MAX {
+            let Some(client_id) = self.fleet.late(self.now_ms) else {
+                break;
+            };
             if let Some(seeker) = self.fleet.release(client_id) {
                 self.counts.unclaimed += 1;
                 self.unhold(seeker, client_id);
             }
         }
         // The provider has a clock of its own for its sessions.
-        while let Some(client_id) = self.sessions.late(self.now_ms) {
+        for _ in 0..DUE_MAX {
+            let Some(client_id) = self.sessions.late(self.now_ms) else {
+                break;
+            };
             self.counts.unclaimed += 1;
             self.forget_session(client_id);
         }
@@ -338,13 +348,8 @@ impl Desk {
         self.now_ms = self.now_ms.max(now_ms);
     }
 
-    fn on_seek(&mut self, seeker: Seeker, seek: Seek) {
+    fn on_seek(&mut self, seeker: Seeker, prefix: Option<Prefix>, seek: Seek) {
         self.counts.requests += 1;
-        let prefix = match seeker {
-            Seeker::Conn { .. } => Some(Prefix::of(seek.client_ip)),
-            // Its receiver keeps the bounds of client addresses.
-            Seeker::Remote(_) => None,
-        };
         if !self.admits(seeker, prefix) {
             self.counts.limited += 1;
             return self.tell(seeker, Feedback::Failed(Failure::TOO_MANY));
@@ -447,3 +452,6 @@ impl Desk {
         self.outputs.push_back(Output::Tell { seeker, feedback });
     }
 }
+
+/// Of what is due, so much of each kind is done at once: each is a frame, a closing connection and a call, some 10 us.
+const DUE_MAX: usize = 128;

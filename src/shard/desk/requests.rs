@@ -67,7 +67,7 @@ impl Desk {
             Event::End(id) => self.on_end(id),
             Event::Claimed(session) => self.on_claimed(session),
             Event::Ended(session) => self.on_ended(session),
-            Event::Asked(remote, seek) => self.on_seek(Seeker::Remote(remote), seek),
+            Event::Asked(remote, seek) => self.on_seek(Seeker::Remote(remote), None, seek),
             Event::Registered(id, digest) => self.on_registered(id, digest),
             Event::NotRegistered(id) => self.on_not_registered(id),
             // The metrics' business.

@@ -9,7 +9,9 @@ fn requests_a_minute_are_bounded_by_address() {
     let mut table = Table::new(settings);
     let from = |nth: u32, ip: &str, table: &mut Table| {
         let (wanted, client_ip) = (game("chess"), ip.parse().unwrap());
-        table.desk.seek(conn(nth), Seek { wanted, client_ip }, table.now_ms);
+        table
+            .desk
+            .seek(conn(nth), Some(client_ip), Seek { wanted, client_ip }, table.now_ms);
         granted(&table.outputs()).is_some()
     };
     assert!(from(1, "192.0.2.1", &mut table) && from(2, "192.0.2.1", &mut table));
@@ -31,7 +33,9 @@ fn those_who_wait_are_bounded_by_address_and_in_all() {
     let mut table = Table::new(settings);
     let from = |nth: u32, last: u8, table: &mut Table| {
         let (wanted, client_ip) = (game("cloudy"), [192, 0, 2, last].into());
-        table.desk.seek(conn(nth), Seek { wanted, client_ip }, table.now_ms);
+        table
+            .desk
+            .seek(conn(nth), Some(client_ip), Seek { wanted, client_ip }, table.now_ms);
         table.outputs()
     };
     assert_eq!(from(1, 1, &mut table).len(), 2);
@@ -112,9 +116,12 @@ fn ten_thousand_who_wait_all_end_at_their_deadline() {
     let mut table = Table::new(settings);
     for nth in 0..10_000 {
         let (wanted, client_ip) = (game("cloudy"), std::net::Ipv4Addr::from_bits(nth).into());
-        table
-            .desk
-            .seek(conn(nth), Seek { wanted, client_ip }, 1000 + u64::from(nth));
+        table.desk.seek(
+            conn(nth),
+            Some(client_ip),
+            Seek { wanted, client_ip },
+            1000 + u64::from(nth),
+        );
     }
     table.now_ms = 11_000;
     assert_eq!(table.outputs().len(), 20_000);
@@ -131,4 +138,40 @@ fn time_does_not_go_back() {
     table.now_ms = 10;
     table.seek(2, game("cloudy"));
     assert_eq!(table.desk.poll_timeout(), Some(76_000));
+}
+
+#[test]
+fn the_limits_count_where_a_request_came_from() {
+    let mut settings = settings(&[], Source::Provider);
+    settings.limits.waiting_per_ip = 1;
+    let mut table = Table::new(settings);
+    // All of them are told to the provider as the same.
+    let client_ip = [81, 128, 157, 100].into();
+    let from = |nth: u32, last: u8, table: &mut Table| {
+        let wanted = game("cloudy");
+        let from = Some([10, 0, 0, last].into());
+        table
+            .desk
+            .seek(conn(nth), from, Seek { wanted, client_ip }, table.now_ms);
+        table.outputs()
+    };
+    assert_eq!(from(1, 1, &mut table).len(), 2);
+    assert_eq!(from(2, 2, &mut table).len(), 2);
+    assert_eq!(from(3, 1, &mut table), [failed(3, Failure::TOO_MANY)]);
+}
+
+#[test]
+fn of_many_deadlines_some_are_left_for_the_next_time() {
+    let mut settings = settings(&[], Source::Provider);
+    settings.limits.waiting_max = 0;
+    let mut table = Table::new(settings);
+    for nth in 0..300 {
+        assert_eq!(table.seek(nth, game("cloudy")).len(), 2);
+    }
+    table.now_ms += 75_000;
+    table.desk.handle_timeout(table.now_ms);
+    // A word to the player, and one to the provider, for each.
+    assert_eq!(table.outputs().len(), 2 * super::super::DUE_MAX);
+    assert_eq!(table.desk.poll_timeout(), Some(table.now_ms));
+    assert_eq!(table.pass(0).len(), 2 * (300 - super::super::DUE_MAX));
 }

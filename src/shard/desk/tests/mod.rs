@@ -34,7 +34,8 @@ impl Table {
 
     fn seek(&mut self, nth: u32, wanted: Wanted) -> Vec<Output> {
         let client_ip = std::net::Ipv4Addr::from_bits(0xc000_0200 + nth).into();
-        self.desk.seek(conn(nth), Seek { wanted, client_ip }, self.now_ms);
+        let seek = Seek { wanted, client_ip };
+        self.desk.seek(conn(nth), Some(client_ip), seek, self.now_ms);
         self.outputs()
     }
 
@@ -56,9 +57,15 @@ impl Table {
     /// Time passes, and what is due is done.
     fn pass(&mut self, ms: u64) -> Vec<Output> {
         self.now_ms += ms;
-        self.desk.handle_timeout(self.now_ms);
-        assert!(self.desk.poll_timeout().is_none_or(|due_ms| due_ms > self.now_ms));
-        self.outputs()
+        // Not all that is due is done at once.
+        let mut outputs = Vec::new();
+        while self.desk.poll_timeout().is_some_and(|due_ms| due_ms <= self.now_ms) {
+            self.desk.handle_timeout(self.now_ms);
+            let more = self.outputs();
+            assert!(!more.is_empty() || self.desk.poll_timeout().is_none_or(|due_ms| due_ms > self.now_ms));
+            outputs.extend(more);
+        }
+        outputs
     }
 
     fn report(&mut self, server: &str, players: Option<u32>, claimed: &[u64], left: &[u64]) -> Vec<Output> {
