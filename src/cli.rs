@@ -133,8 +133,10 @@ fn choose(command: &mut Option<Command>, asked: Command) -> Result<(), Exit> {
     }
 }
 
+/// Without its value, which may be a secret.
 fn unknown(argument: &OsStr) -> Exit {
-    misuse(&format!("unknown argument: {}", argument.to_string_lossy()))
+    let (name, _) = split_flag(argument);
+    misuse(&format!("unknown argument: {}", name.to_string_lossy()))
 }
 
 fn misuse(what: &str) -> Exit {
@@ -347,6 +349,8 @@ mod tests {
             assert_eq!(exit.code, 2, "{line}");
             assert!(exit.text.contains("Usage:"), "{line}");
         }
+        let secret = read("--nats-password=hunter2").unwrap_err();
+        assert!(!secret.text.contains("hunter2"), "{}", secret.text);
         assert_eq!(parse([OsString::new()].into_iter()).unwrap_err().code, 2);
         assert_eq!(
             parse([OsStr::from_bytes(b"-\xff").to_owned()].into_iter())

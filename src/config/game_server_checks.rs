@@ -146,6 +146,9 @@ fn check_edgegap(settings: &Matchmaker, findings: &mut Findings) {
             "does not begin with the word token and a blank, as Edgegap's keys do",
         );
     }
+    if edgegap.url.starts_with("http://") && !is_on_this_machine(&edgegap.url) {
+        findings.warning("edgegap_url", "has no TLS: edgegap_api_key travels in plain text");
+    }
     if settings.state_file.is_none() && !settings.nats_back {
         findings.error(
             "matchmaker_state_file",
@@ -158,6 +161,12 @@ fn check_edgegap(settings: &Matchmaker, findings: &mut Findings) {
             "missing: without matchmaker_report_secret or matchmaker_nats_back no server's digest is known",
         );
     }
+}
+
+/// Whether the URL names this machine by its address or name.
+fn is_on_this_machine(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    ["127.", "localhost", "[::1]"].iter().any(|own| rest.starts_with(own))
 }
 
 fn check_nats(settings: &Matchmaker, findings: &mut Findings) {

@@ -141,7 +141,11 @@ fn a_foreign_page_is_refused_when_origins_are_listed() {
 #[test]
 fn nobody_behind_is_said_at_once() {
     let world = World::start_without_back(json!({}));
-    for case in ["ws-no-responder", "ws-wrong-version"] {
+    // The originals lose their connection to NATS over this one, and with it the next client's request.
+    Recording::load("ws-game-with-space")
+        .say(world.front.addr(), &[])
+        .unwrap();
+    for case in ["ws-game-with-space-2", "ws-no-responder", "ws-wrong-version"] {
         let heard = Recording::load(case).say(world.front.addr(), &[]).unwrap();
         assert_eq!(heard.error_code(), 503, "{case}");
     }
@@ -155,6 +159,7 @@ fn nobody_behind_is_said_at_once() {
 #[test]
 fn what_was_refused_is_refused_with_the_same_words() {
     let world = World::start_without_back(json!({}));
+    let mut everything = world.nats.listen();
     for case in [
         "ws-bad-game",
         "ws-bad-json",
@@ -179,6 +184,10 @@ fn what_was_refused_is_refused_with_the_same_words() {
         let heard = Recording::load(case).say(world.front.addr(), &[]).unwrap();
         assert_eq!((heard.frames, heard.close.0), (vec![text.to_owned()], 1008), "{case}");
     }
+    let answer = ask(world.front.addr(), &Recording::load("http-request-path-injection"));
+    assert_eq!((answer.status, answer.body.as_str()), (400, "ERR Game name invalid"));
+    // Nothing of all that came to NATS.
+    assert_eq!(world.nats.heard(&mut everything), [] as [String; 0]);
 }
 
 /// A SessionReady of ours beside a recorded one: all is the same but the token, and that opens.

@@ -116,6 +116,35 @@ impl Nats {
         value.map(|value| String::from_utf8(value.to_vec()).unwrap())
     }
 
+    /// Hears everything from now on.
+    pub(crate) fn listen(&self) -> async_nats::Subscriber {
+        let client = self.context.client();
+        self.runtime.block_on(async {
+            let everything = client.subscribe(">").await.unwrap();
+            // A round trip: the server has the subscription.
+            client.request("$JS.API.INFO", "".into()).await.unwrap();
+            everything
+        })
+    }
+
+    /// The subjects of what was heard, to the message that this sends; those of requests of JetStream left out.
+    pub(crate) fn heard(&self, everything: &mut async_nats::Subscriber) -> Vec<String> {
+        use futures_util::StreamExt as _;
+        let client = self.context.client();
+        self.runtime.block_on(async {
+            client.publish("the.end", "".into()).await.unwrap();
+            let mut subjects = Vec::new();
+            while let Some(message) = everything.next().await {
+                match message.subject.as_str() {
+                    "the.end" => break,
+                    subject if subject.starts_with(['$', '_']) => {}
+                    subject => subjects.push(subject.to_owned()),
+                }
+            }
+            subjects
+        })
+    }
+
     /// Publishes a message and sees that it was stored.
     pub(crate) fn publish(&self, subject: String, payload: &str) {
         self.runtime.block_on(async {

@@ -525,6 +525,12 @@ fn what_works_but_hardly_as_meant_is_told() {
             json!(""),
             "edgegap_cert_digest: missing",
         ),
+        (
+            cloud(),
+            "edgegap_url",
+            json!("http://cloud.example"),
+            "edgegap_url: has no TLS",
+        ),
     ] {
         let warning = one_warning(&with(settings, key, value), WITH_KEY);
         assert!(warning.starts_with(why), "{warning}");
