@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use libfuzzer_sys::fuzz_target;
 use peer_server::codec::stun::{ANSWER_MAX, MESSAGE_MAX, Outcome, is_stun, push_answer};
 use stun_types::attribute::{
-    Attribute, AttributeStaticType, ErrorCode, Fingerprint, MessageIntegrity, MessageIntegritySha256,
-    UnknownAttributes, XorMappedAddress,
+    AttributeStaticType, ErrorCode, Fingerprint, MessageIntegrity, MessageIntegritySha256, UnknownAttributes,
+    XorMappedAddress,
 };
 use stun_types::message::{BINDING, Message, MessageClass, MessageHeader};
 
