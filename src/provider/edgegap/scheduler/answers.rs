@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use super::super::Mode;
 use super::super::api::{Fault, Seen, State};
 use super::instance::{Instance, Key, Noting, Phase, Seat, SeatState};
+use super::seats::seat_of;
 use super::{
     ABANDON_MS, Answer, DELETE_RETRY_MS, DEPLOYMENT_LOOKUP_MS, KEPT_LOOKUP_MS, Known, Made, OTHERS_GRACE_MS, POLLS_MS,
     RETRIES, RETRY_MS, Scheduler, Store, Ticket, WAIT_MAX_MS, backoff,
@@ -317,10 +318,4 @@ impl Scheduler {
         let seats = sessions.into_iter().map(|(number, session)| (session, (key, number)));
         self.sessions.extend(seats);
     }
-}
-
-/// The deployment and the number of a seat, from its session's name.
-fn seat_of(session: &SessionName) -> Option<(SessionName, u32)> {
-    let (deployment, number) = session.as_str().rsplit_once('-')?;
-    Some((SessionName::new(deployment)?, number.parse().ok()?))
 }

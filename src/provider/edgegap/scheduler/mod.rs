@@ -338,9 +338,7 @@ impl Scheduler {
             }
             Phase::Running {
                 idle_ms: Some(idle_ms), ..
-            } if *idle_ms + claim_ms <= now_ms => {
-                self.begin_deleting(key, now_ms);
-            }
+            } if *idle_ms + claim_ms <= now_ms => self.end_idle(key, now_ms),
             Phase::Running { lookup_ms, asking, .. } => {
                 if lookup_ms.is_some_and(|due_ms| due_ms <= now_ms) && !*asking && is_free {
                     self.enqueue(key, Class::Poll);

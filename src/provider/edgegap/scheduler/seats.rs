@@ -20,7 +20,7 @@ impl Scheduler {
     /// The session's player came.
     pub(in super::super) fn claimed(&mut self, session: &SessionName, now_ms: u64) {
         let Some((key, number)) = self.sessions.get(session).copied() else {
-            return;
+            return self.claimed_unknown(session, now_ms);
         };
         let Some(instance) = self.instances.get_mut(&key) else {
             return;
@@ -35,6 +35,36 @@ impl Scheduler {
             self.rearm(key);
             self.handle_timeout(now_ms);
         }
+    }
+
+    /// Nobody here has a seat of that name. On a deployment that is kept, another process or an earlier one gave it away.
+    fn claimed_unknown(&mut self, session: &SessionName, now_ms: u64) {
+        if self.plan.mode != Mode::Deployment {
+            return;
+        }
+        let Some((deployment, number)) = seat_of(session) else {
+            return;
+        };
+        let Some(key) = self.names.get(&deployment).copied() else {
+            return;
+        };
+        let Some(instance) = self.instances.get_mut(&key).filter(|instance| instance.kept) else {
+            return;
+        };
+        let Phase::Running { idle_ms, .. } = &mut instance.phase else {
+            return;
+        };
+        *idle_ms = None;
+        let state = SeatState::Claimed;
+        let seat = Seat {
+            session: Some(session.clone()),
+            state,
+        };
+        instance.seats.insert(number, seat);
+        instance.notes.push_back(Store::Claimed(session.clone()));
+        self.sessions.insert(session.clone(), (key, number));
+        self.rearm(key);
+        self.handle_timeout(now_ms);
     }
 
     /// The session's player left, or never came.
@@ -190,15 +220,30 @@ impl Scheduler {
         };
         if instance.seats.is_empty() {
             match &mut instance.phase {
-                Phase::Running { idle_ms, .. } if self.plan.mode == Mode::Deployment && !instance.kept => {
-                    *idle_ms = Some(now_ms);
-                }
+                // One that is kept waits too: players whom nobody here knows of may be on their way.
+                Phase::Running { idle_ms, .. } if self.plan.mode == Mode::Deployment => *idle_ms = Some(now_ms),
                 // Another player may take the seat before the answer comes.
                 Phase::Creating { .. } if self.plan.mode == Mode::Deployment => {}
                 _ => self.give_up(key, now_ms),
             }
         }
         self.rearm(key);
+    }
+
+    /// Nobody came to a deployment for as long as one waits for a player.
+    pub(super) fn end_idle(&mut self, key: Key, now_ms: u64) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        match &mut instance.phase {
+            // Whoever created it may seat players there still. If nobody renews it on record it is deleted as left over.
+            Phase::Running { idle_ms, .. } if instance.kept && self.plan.shared => match instance.notes.is_empty() {
+                true => self.remove(key),
+                // That its last player left is to be on record first.
+                false => *idle_ms = Some(now_ms),
+            },
+            _ => self.begin_deleting(key, now_ms),
+        }
     }
 
     fn leave(&mut self, key: Key, number: u32) {
@@ -222,4 +267,10 @@ impl Scheduler {
             SeatState::Claimed => instance.was_claimed = true,
         }
     }
+}
+
+/// The deployment and the number of a seat, from its session's name.
+pub(super) fn seat_of(session: &SessionName) -> Option<(SessionName, u32)> {
+    let (deployment, number) = session.as_str().rsplit_once('-')?;
+    Some((SessionName::new(deployment)?, number.parse().ok()?))
 }

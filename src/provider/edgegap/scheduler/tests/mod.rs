@@ -14,6 +14,7 @@ use super::super::api::State;
 use super::*;
 
 mod scenes;
+mod shared;
 
 const HOUR_MS: u64 = 3600 * 1000;
 
@@ -77,6 +78,8 @@ struct World {
     latency_ms: u64,
     /// Of a hundred jobs so many fail.
     faults: u32,
+    /// How old everything on record is.
+    age_ms: u64,
 }
 
 impl World {
@@ -98,6 +101,7 @@ impl World {
             last: 0,
             latency_ms: 400,
             faults: 0,
+            age_ms: HOUR_MS,
         }
     }
 
@@ -208,7 +212,7 @@ impl World {
                 let known = self.record.iter().map(|(name, claimed)| Known {
                     name: name.clone(),
                     claimed: *claimed,
-                    age_ms: HOUR_MS,
+                    age_ms: self.age_ms,
                 });
                 Answer::Loaded(fault.is_none().then(|| known.collect()))
             }
@@ -385,6 +389,25 @@ impl World {
                 self.scheduler.released(&session, self.now_ms);
             }
         }
+    }
+
+    /// Something that an earlier process or another one created.
+    fn add(&mut self, deployment: &str, seats: &[&str]) {
+        let name = SessionName::new(deployment).unwrap();
+        let (deleted, ready_ms) = (false, 0);
+        self.record.insert(name.clone(), false);
+        self.cloud.insert(name, Item { deleted, ready_ms });
+        for seat in seats {
+            self.record.insert(SessionName::new(seat).unwrap(), true);
+        }
+    }
+
+    fn deleted(&self, name: &str) -> bool {
+        self.cloud[&SessionName::new(name).unwrap()].deleted
+    }
+
+    fn on_record(&self) -> Vec<String> {
+        self.record.keys().map(ToString::to_string).collect()
     }
 
     fn check_pace(&self) {

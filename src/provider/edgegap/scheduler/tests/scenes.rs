@@ -202,6 +202,10 @@ fn claimed_sessions_of_an_earlier_process_are_kept_and_the_others_deleted() {
         let there = world.cloud.values().filter(|item| !item.deleted).count();
         assert_eq!(there, 1, "{mode:?}");
         world.scheduler.released(&seat("2"), world.now_ms);
+        if mode == Mode::Deployment {
+            world.run_for(60_000);
+            assert!(!world.cloud[&deployment].deleted, "somebody may be on the way there");
+        }
         world.run_for(10_000);
         world.assert_nothing_left();
     }
