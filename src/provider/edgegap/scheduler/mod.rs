@@ -27,6 +27,8 @@ use crate::message::game_server::{Event, Failure, Note, RequestId, SessionName};
 const REQUESTS_MAX: usize = 20_000;
 /// Sessions that may be released before the record is read.
 const RELEASED_EARLY_MAX: usize = 10_000;
+/// Seats of others' deployments that wait for being taken off the record.
+const STRAYS_MAX: usize = 10_000;
 /// How often what fails for a passing reason is tried again.
 const RETRIES: u32 = 3;
 /// Before the first retry, doubled for each further one.
@@ -71,6 +73,8 @@ pub(super) struct Scheduler {
     names: BTreeMap<SessionName, Key>,
     /// Released before the record was read, on which they may be.
     released_early: BTreeSet<SessionName>,
+    /// Seats of others' deployments that are over, and still on record.
+    strays: VecDeque<SessionName>,
     timers: BTreeSet<(u64, Key)>,
     /// Deployments with room, those first where one would play soonest.
     open: BTreeSet<(u8, Key)>,
@@ -105,6 +109,7 @@ impl Scheduler {
             sessions: BTreeMap::new(),
             names: BTreeMap::new(),
             released_early: BTreeSet::new(),
+            strays: VecDeque::new(),
             timers: BTreeSet::new(),
             open: BTreeSet::new(),
             deletes: VecDeque::new(),
@@ -247,6 +252,9 @@ impl Scheduler {
                 instance.noting = Noting::UnderWay;
                 return Some((key, Job::Store(note.clone())));
             }
+        }
+        if let Some(session) = self.strays.pop_front() {
+            return Some((0, Job::Store(Store::Released(session))));
         }
         if self.check.due_ms.is_some_and(|due_ms| due_ms <= now_ms) && self.pace.try_take(now_ms) {
             // Two calls.

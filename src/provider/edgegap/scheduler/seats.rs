@@ -4,7 +4,7 @@
 
 use super::super::Mode;
 use super::instance::{Key, Phase, Seat, SeatState};
-use super::{RELEASED_EARLY_MAX, Scheduler, Store};
+use super::{RELEASED_EARLY_MAX, STRAYS_MAX, Scheduler, Store};
 use crate::message::game_server::{Event, KeyIndex, Note, Placement, RequestId, SessionName};
 
 impl Scheduler {
@@ -83,10 +83,20 @@ impl Scheduler {
             if self.released_early.len() < RELEASED_EARLY_MAX {
                 self.released_early.insert(session.clone());
             }
-        } else if self.plan.shared && !self.stopping && !self.names.contains_key(session) {
-            self.delete_named(session.clone(), now_ms);
-            self.handle_timeout(now_ms);
+            return;
         }
+        if !self.plan.shared || self.stopping || self.names.contains_key(session) {
+            return;
+        }
+        // The cloud knows deployments and no seats: a seat only leaves the record. If that fails the order comes again.
+        if self.plan.mode == Mode::Deployment && seat_of(session).is_some() {
+            if self.strays.len() < STRAYS_MAX {
+                self.strays.push_back(session.clone());
+            }
+            return;
+        }
+        self.delete_named(session.clone(), now_ms);
+        self.handle_timeout(now_ms);
     }
 
     /// A seat for a request. If the server is there already its player is told at once.

@@ -73,6 +73,7 @@ struct World {
     released: BTreeSet<SessionName>,
     calls: Vec<(u64, bool)>,
     noted: Vec<Note>,
+    asked_to_delete: Vec<SessionName>,
     last: u64,
     /// How long a job takes at most, if it is not slow.
     latency_ms: u64,
@@ -98,6 +99,7 @@ impl World {
             released: BTreeSet::new(),
             calls: Vec::new(),
             noted: Vec::new(),
+            asked_to_delete: Vec::new(),
             last: 0,
             latency_ms: 400,
             faults: 0,
@@ -191,6 +193,7 @@ impl World {
             _ => Fault::Status(500, None),
         });
         if let Job::Delete(deletion) = &job {
+            self.asked_to_delete.push(deletion.name.clone());
             self.record.retain(|session, _| !deletion.seats.contains(session));
             if deletion.was_claimed {
                 self.record.insert(deletion.name.clone(), false);

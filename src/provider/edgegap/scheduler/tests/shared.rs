@@ -40,6 +40,22 @@ fn a_kept_deployment_stays_for_players_who_come_after_the_start() {
 }
 
 #[test]
+fn a_seat_that_another_process_gave_away_leaves_the_record_and_is_not_asked_of_the_cloud() {
+    let mut world = shared();
+    world.age_ms = 1000;
+    world.run_for(10_000);
+    world.add("dep", &["dep-0", "dep-1"]);
+    world.scheduler.released(&name("dep-0"), world.now_ms);
+    world.run_for(10_000);
+    assert_eq!(world.on_record(), ["dep", "dep-1"]);
+    assert!(world.asked_to_delete.is_empty(), "{:?}", world.asked_to_delete);
+    // What is no seat is a deployment.
+    world.scheduler.released(&name("dep"), world.now_ms);
+    world.run_for(10_000);
+    assert_eq!(world.asked_to_delete, [name("dep")]);
+}
+
+#[test]
 fn a_kept_deployment_of_another_process_is_not_deleted_while_that_one_renews_it() {
     let mut world = shared();
     world.add("dep", &["dep-0"]);
