@@ -282,12 +282,16 @@ fn write_anew(path: &Path, sessions: &BTreeMap<SessionName, Entry>) -> io::Resul
     }
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&new, path)?;
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    File::open(folder)?.sync_all()?;
+    let folder = File::open(folder)?;
+    fs::rename(&new, path)?;
+    // From here on the new file is the record, whatever fails: the old one has no name any more.
+    if let Err(error) = folder.sync_all() {
+        tracing::warn!(%error, "the folder of the record of sessions cannot be synced");
+    }
     Ok(file)
 }
 
