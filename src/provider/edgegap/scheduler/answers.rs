@@ -9,8 +9,8 @@ use super::super::api::{Fault, Seen, State};
 use super::instance::{Instance, Key, Noting, Phase, Seat, SeatState};
 use super::seats::seat_of;
 use super::{
-    ABANDON_MS, Answer, DELETE_RETRY_MS, DEPLOYMENT_LOOKUP_MS, KEPT_LOOKUP_MS, Known, Made, OTHERS_GRACE_MS, POLLS_MS,
-    RETRIES, RETRY_MS, Scheduler, Store, Ticket, WAIT_MAX_MS, backoff,
+    ABANDON_MS, ABANDONED_MAX, Answer, DELETE_RETRY_MS, DEPLOYMENT_LOOKUP_MS, KEPT_LOOKUP_MS, Known, Made,
+    OTHERS_GRACE_MS, POLLS_MS, RETRIES, RETRY_MS, Scheduler, Store, Ticket, WAIT_MAX_MS, backoff,
 };
 use crate::message::game_server::{Event, Failure, Note, SessionName};
 
@@ -202,6 +202,9 @@ impl Scheduler {
             }
             Err(fault) if now_ms >= *since_ms + ABANDON_MS => {
                 tracing::error!(?fault, session = ?instance.name, "a session cannot be deleted, and stays on record");
+                if self.abandoned.len() < ABANDONED_MAX {
+                    self.abandoned.extend(instance.name.clone());
+                }
                 self.note(Note::Abandoned);
                 self.remove(key);
             }
@@ -269,7 +272,8 @@ impl Scheduler {
             kept.entry(name).or_default().push((number, session));
         }
         for Known { name, age_ms, .. } in unclaimed {
-            if age_ms >= others_ms && !kept.contains_key(&name) && !self.names.contains_key(&name) {
+            let is_taken = kept.contains_key(&name) || self.names.contains_key(&name);
+            if age_ms >= others_ms && !is_taken && !self.abandoned.contains(&name) {
                 self.delete_named(name, now_ms);
             }
         }

@@ -43,6 +43,8 @@ const DELETES_IN_ROW: u32 = 3;
 const DELETE_RETRY_MS: (u64, u64) = (1000, 300_000);
 /// After so long nobody tries to delete any more: a day.
 const ABANDON_MS: u64 = 24 * 3600 * 1000;
+/// Sessions that were given up and may be on a shared record still.
+const ABANDONED_MAX: usize = 10_000;
 /// How often a deployment is looked at, and a shared record read.
 const DEPLOYMENT_LOOKUP_MS: u64 = 60_000;
 /// How often a session from the record of an earlier process is looked at.
@@ -75,6 +77,8 @@ pub(super) struct Scheduler {
     released_early: BTreeSet<SessionName>,
     /// Seats of others' deployments that are over, and still on record.
     strays: VecDeque<SessionName>,
+    /// What could not be deleted for a day: whoever reads of it or is told of it does not begin again.
+    abandoned: BTreeSet<SessionName>,
     timers: BTreeSet<(u64, Key)>,
     /// Deployments with room, those first where one would play soonest.
     open: BTreeSet<(u8, Key)>,
@@ -110,6 +114,7 @@ impl Scheduler {
             names: BTreeMap::new(),
             released_early: BTreeSet::new(),
             strays: VecDeque::new(),
+            abandoned: BTreeSet::new(),
             timers: BTreeSet::new(),
             open: BTreeSet::new(),
             deletes: VecDeque::new(),

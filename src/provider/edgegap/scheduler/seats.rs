@@ -95,8 +95,10 @@ impl Scheduler {
             }
             return;
         }
-        self.delete_named(session.clone(), now_ms);
-        self.handle_timeout(now_ms);
+        if !self.abandoned.contains(session) {
+            self.delete_named(session.clone(), now_ms);
+            self.handle_timeout(now_ms);
+        }
     }
 
     /// A seat for a request. If the server is there already its player is told at once.

@@ -114,20 +114,21 @@ fn players_share_a_deployment_that_starts_and_one_that_runs() {
 
 #[test]
 fn what_cannot_be_deleted_for_a_day_is_given_up() {
-    let mut world = World::new(3, plan(Mode::Session));
-    world.run_for(1000);
+    for shared in [false, true] {
+        given_up(shared);
+    }
+}
+
+fn given_up(shared: bool) {
+    let mut world = World::new(
+        3,
+        Plan {
+            shared,
+            ..plan(Mode::Session)
+        },
+    );
     let name = SessionName::new("stubborn").unwrap();
-    let mut instance = Instance::new(Phase::Starting {
-        due_ms: 0,
-        polls: 0,
-        retries: 0,
-        deadline_ms: world.now_ms,
-        asking: false,
-    });
-    instance.name = Some(name.clone());
-    world.scheduler.insert(instance);
     world.record.insert(name.clone(), false);
-    world.faults = 100;
     let mut tries = 0;
     while world.now_ms < 26 * HOUR_MS {
         let next_ms = world.scheduler.poll_timeout().unwrap_or(u64::MAX).max(world.now_ms);
@@ -142,12 +143,18 @@ fn what_cannot_be_deleted_for_a_day_is_given_up() {
             let answer = match job {
                 Job::Delete(..) => Answer::Deleted(Err(fault)),
                 Job::Check => Answer::Checked(Ok(true)),
+                // It stays on record, and is read again every minute.
+                Job::Load => world.answer(&Job::Load, None),
                 _ => Answer::Polled(Err(fault)),
             };
             world.scheduler.answered(ticket, answer, next_ms);
         }
         while let Some(event) = world.scheduler.poll_event() {
             world.on_event(event);
+        }
+        // An order that nobody acknowledged comes again.
+        if shared {
+            world.scheduler.released(&name, next_ms);
         }
     }
     assert!((280..320).contains(&tries), "{tries}");
