@@ -9,7 +9,7 @@ use super::super::api::{Fault, Seen, State};
 use super::instance::{Instance, Key, Noting, Phase, Seat, SeatState};
 use super::seats::seat_of;
 use super::{
-    ABANDON_MS, ABANDONED_MAX, Answer, DELETE_RETRY_MS, DEPLOYMENT_LOOKUP_MS, KEPT_LOOKUP_MS, Known, Made,
+    ABANDON_MS, ABANDONED_MAX, AGAIN_MS, Answer, DELETE_RETRY_MS, DEPLOYMENT_LOOKUP_MS, KEPT_LOOKUP_MS, Known, Made,
     OTHERS_GRACE_MS, POLLS_MS, RETRIES, RETRY_MS, Scheduler, Store, Ticket, WAIT_MAX_MS, backoff,
 };
 use crate::message::game_server::{Event, Failure, Note, SessionName};
@@ -74,10 +74,36 @@ impl Scheduler {
         let is_wanted = !instance.seats.is_empty();
         self.names.insert(name, key);
         self.note(Note::Created);
+        match on_record {
+            true => self.record_lost = false,
+            false => self.lose_record(now_ms),
+        }
         match (on_record, is_wanted) {
             (true, true) => self.name_seats(key),
             (false, _) => self.fail(key, &Failure::UNAVAILABLE, now_ms),
             (true, false) => self.give_up(key, now_ms),
+        }
+    }
+
+    /// Whatever is created would have to be deleted at once, so nothing is, until a try to read the record works.
+    fn lose_record(&mut self, now_ms: u64) {
+        if self.stopping {
+            return;
+        }
+        if !std::mem::replace(&mut self.record_lost, true) {
+            tracing::error!("nothing is created while the record of sessions cannot be changed");
+        }
+        let again_ms = now_ms + AGAIN_MS.0;
+        self.load.due_ms = Some(self.load.due_ms.map_or(again_ms, |due_ms| due_ms.min(again_ms)));
+        let is_wanted = |instance: &Instance| matches!(instance.phase, Phase::Wanted { .. });
+        let wanted: Vec<Key> = self
+            .instances
+            .iter()
+            .filter(|(_, instance)| is_wanted(instance))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in wanted {
+            self.fail(key, &Failure::UNAVAILABLE, now_ms);
         }
     }
 
@@ -217,6 +243,7 @@ impl Scheduler {
     }
 
     fn on_stored(&mut self, key: Key, good: bool, now_ms: u64) {
+        self.record_lost &= !good;
         let Some(instance) = self.instances.get_mut(&key) else {
             return;
         };
@@ -253,10 +280,18 @@ impl Scheduler {
             if attempt == 0 {
                 tracing::error!("the record of sessions cannot be read");
             }
+            if self.record_lost && !self.stopping {
+                self.load.due_ms = Some(now_ms + AGAIN_MS.0);
+            }
             return;
         };
+        self.record_lost = false;
         if self.plan.shared && !self.stopping {
             self.load.due_ms = Some(now_ms + DEPLOYMENT_LOOKUP_MS);
+        }
+        // Of a record of its own only what was there at the start is left over.
+        if !first && !self.plan.shared {
+            return;
         }
         let others_ms = match self.plan.shared {
             true => self.plan.ready_ms + self.plan.claim_ms + OTHERS_GRACE_MS,

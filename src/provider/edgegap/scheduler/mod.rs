@@ -91,6 +91,8 @@ pub(super) struct Scheduler {
     under_way: usize,
     deletes_in_row: u32,
     created_last: bool,
+    /// The last that was created could not be put on record: nothing more is, until a change or a reading of it works.
+    record_lost: bool,
     load: Repeated,
     check: Repeated,
     events: VecDeque<Event>,
@@ -126,6 +128,7 @@ impl Scheduler {
             under_way: 0,
             deletes_in_row: 0,
             created_last: false,
+            record_lost: false,
             load: first(),
             check: first(),
             events: VecDeque::new(),
@@ -140,6 +143,9 @@ impl Scheduler {
             return self.events.push_back(Event::Failed(id, Failure::UNAVAILABLE));
         }
         let open = self.open.first().map(|(_, key)| *key);
+        if open.is_none() && self.record_lost {
+            return self.events.push_back(Event::Failed(id, Failure::UNAVAILABLE));
+        }
         let key = open.unwrap_or_else(|| {
             let mut instance = Instance::new(Phase::Wanted {
                 due_ms: now_ms,
@@ -218,10 +224,8 @@ impl Scheduler {
         let other = !self.deletes.is_empty() || !self.polls.is_empty();
         let other = other.then(|| self.pace.next_ms());
         let check = self.check.due_ms.map(|due_ms| due_ms.max(self.pace.next_ms()));
-        [timer, create, other, check, self.load.due_ms]
-            .into_iter()
-            .flatten()
-            .min()
+        let load = self.load.due_ms.filter(|_| !self.load.under_way);
+        [timer, create, other, check, load].into_iter().flatten().min()
     }
 
     /// The next job, while a worker is free for it.

@@ -79,6 +79,8 @@ struct World {
     latency_ms: u64,
     /// Of a hundred jobs so many fail.
     faults: u32,
+    /// Whether nothing new can be put on record.
+    record_fails: bool,
     /// How old everything on record is.
     age_ms: u64,
 }
@@ -103,6 +105,7 @@ impl World {
             last: 0,
             latency_ms: 400,
             faults: 0,
+            record_fails: false,
             age_ms: HOUR_MS,
         }
     }
@@ -232,7 +235,7 @@ impl World {
                     };
                     let deleted = false;
                     self.cloud.insert(name.clone(), Item { deleted, ready_ms });
-                    let on_record = self.random.random_range(0..100) >= self.faults / 4;
+                    let on_record = !self.record_fails && self.random.random_range(0..100) >= self.faults / 4;
                     Answer::Created(Ok(Made { name, on_record }))
                 }
             },

@@ -217,3 +217,36 @@ fn claimed_sessions_of_an_earlier_process_are_kept_and_the_others_deleted() {
         world.assert_nothing_left();
     }
 }
+
+#[test]
+fn nothing_is_created_while_the_record_cannot_be_changed() {
+    for shared in [false, true] {
+        let mut world = World::new(
+            6,
+            Plan {
+                shared,
+                ..plan(Mode::Session)
+            },
+        );
+        world.age_ms = 0;
+        world.run_for(1000);
+        world.record_fails = true;
+        world.player(Player::default());
+        world.run_for(1000);
+        assert_eq!(world.cloud.len(), 1);
+        // Refused at once, whether the record can be read meanwhile or not, but for one try in five seconds.
+        for _ in 0..60 {
+            let id = world.player(Player::default());
+            world.run_for(1000);
+            assert!(world.players[&id].over);
+        }
+        let tries = world.cloud.len();
+        assert!(tries <= 12, "{tries}");
+        world.record_fails = false;
+        world.run_for(6000);
+        assert!(world.cloud.values().all(|item| item.deleted));
+        let id = world.player(Player::default());
+        world.run_for(30_000);
+        assert!(world.players[&id].ready);
+    }
+}
