@@ -23,6 +23,7 @@ impl Scheduler {
     pub(in super::super) fn answered(&mut self, ticket: Ticket, answer: Answer, now_ms: u64) {
         let Ticket(key) = ticket;
         self.under_way -= 1;
+        self.creating -= usize::from(matches!(answer, Answer::Created(_)));
         match answer {
             Answer::Loaded(known) => self.on_loaded(known, now_ms),
             Answer::Checked(found) => self.on_checked(found, now_ms),

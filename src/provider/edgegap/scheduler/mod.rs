@@ -89,6 +89,8 @@ pub(super) struct Scheduler {
     create_pace: Pace,
     pace: Pace,
     under_way: usize,
+    /// Those of them that create.
+    creating: usize,
     deletes_in_row: u32,
     created_last: bool,
     /// The last that was created could not be put on record: nothing more is, until a change or a reading of it works.
@@ -126,6 +128,7 @@ impl Scheduler {
             create_pace: Pace::new(plan.creates_per_sec),
             pace: Pace::new(plan.polls_per_sec),
             under_way: 0,
+            creating: 0,
             deletes_in_row: 0,
             created_last: false,
             record_lost: false,
@@ -235,13 +238,15 @@ impl Scheduler {
         }
         let (key, job) = self.next_job(now_ms)?;
         self.under_way += 1;
+        self.creating += usize::from(matches!(job, Job::Create(_)));
         self.rearm(key);
         Some((Ticket(key), job))
     }
 
-    /// Whoever creates while a record of its own is read the first time might take that for left over.
+    /// Whoever creates while a record of its own is read the first time might take that for left over. And calls that create
+    /// may hang three times as long as others: if there are several workers one is left for all else.
     fn may_create(&self) -> bool {
-        self.load.done_once || self.plan.shared
+        (self.load.done_once || self.plan.shared) && self.creating < (self.plan.workers - 1).max(1)
     }
 
     /// What happened, oldest first.

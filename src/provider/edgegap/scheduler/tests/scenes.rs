@@ -250,3 +250,27 @@ fn nothing_is_created_while_the_record_cannot_be_changed() {
         assert!(world.players[&id].ready);
     }
 }
+
+#[test]
+fn creations_that_hang_leave_a_worker_for_the_rest() {
+    for (workers, most) in [(4, 3), (2, 1), (1, 1)] {
+        let mut world = World::new(
+            7,
+            Plan {
+                workers,
+                ..plan(Mode::Session)
+            },
+        );
+        world.run_for(1000);
+        for _ in 0..8 {
+            world.player(Player::default());
+        }
+        for _ in 0..100 {
+            let creating = |running: &&Running| matches!(running.job, Job::Create(_));
+            let creations = world.running.iter().filter(creating).count();
+            assert!(creations <= most, "{creations} of {workers}");
+            world.run_for(20);
+        }
+        assert!(world.cloud.len() >= 4);
+    }
+}
