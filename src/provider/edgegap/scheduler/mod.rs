@@ -47,7 +47,7 @@ const ABANDON_MS: u64 = 24 * 3600 * 1000;
 const ABANDONED_MAX: usize = 10_000;
 /// How often a deployment is looked at, and a shared record read.
 const DEPLOYMENT_LOOKUP_MS: u64 = 60_000;
-/// How often a session from the record of an earlier process is looked at.
+/// How often a session is looked at whose player came.
 const KEPT_LOOKUP_MS: u64 = 600_000;
 /// Between two tries to read the record, or to find the application.
 const AGAIN_MS: (u64, u64) = (5000, 300_000);

@@ -4,7 +4,7 @@
 
 use super::super::Mode;
 use super::instance::{Key, Phase, Seat, SeatState};
-use super::{RELEASED_EARLY_MAX, STRAYS_MAX, Scheduler, Store};
+use super::{KEPT_LOOKUP_MS, RELEASED_EARLY_MAX, STRAYS_MAX, Scheduler, Store};
 use crate::message::game_server::{Event, KeyIndex, Note, Placement, RequestId, SessionName};
 
 impl Scheduler {
@@ -32,6 +32,10 @@ impl Scheduler {
             seat.state = SeatState::Claimed;
             self.requests.remove(&id);
             instance.notes.push_back(Store::Claimed(session.clone()));
+            // Nobody may ever say that it is over.
+            if let (Mode::Session, Phase::Running { lookup_ms, .. }) = (self.plan.mode, &mut instance.phase) {
+                *lookup_ms = Some(now_ms + KEPT_LOOKUP_MS);
+            }
             self.rearm(key);
             self.handle_timeout(now_ms);
         }

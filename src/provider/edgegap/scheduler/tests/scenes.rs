@@ -274,3 +274,21 @@ fn creations_that_hang_leave_a_worker_for_the_rest() {
         assert!(world.cloud.len() >= 4);
     }
 }
+
+#[test]
+fn a_claimed_session_that_the_cloud_ended_is_noticed() {
+    let mut world = World::new(8, plan(Mode::Session));
+    world.run_for(1000);
+    let claim_ms = Some(0);
+    world.player(Player {
+        claim_ms,
+        ..Player::default()
+    });
+    world.run_for(HOUR_MS);
+    assert_eq!((world.playing.len(), world.record.len()), (1, 1));
+    let session = world.playing.keys().next().unwrap().clone();
+    world.end(&session);
+    world.run_for(KEPT_LOOKUP_MS + 10_000);
+    assert!(world.playing.is_empty(), "its end is told");
+    world.assert_nothing_left();
+}
