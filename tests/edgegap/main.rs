@@ -439,6 +439,18 @@ fn at_the_end_what_is_not_ready_is_deleted_and_the_rest_stays_on_record() {
 }
 
 #[test]
+fn what_is_being_created_at_the_end_is_waited_for_and_deleted() {
+    let cloud = Cloud::start(&["--latency-ms", "2500"]);
+    let folder = folder();
+    let mut provider = Provider::start(settings(&cloud), &folder);
+    provider.seek();
+    cloud.until("one is being created", |cloud| cloud.count("POST", "/v1/session") > 0);
+    cloud.config(&json!({"latency_ms": 0}));
+    provider.edgegap.stop();
+    provider.until_nothing_left(&cloud);
+}
+
+#[test]
 fn a_redirection_is_not_followed_with_the_key() {
     let (here, there) = (
         TcpListener::bind("127.0.0.1:0").unwrap(),

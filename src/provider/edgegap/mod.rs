@@ -114,6 +114,8 @@ impl fmt::Debug for Settings {
 /// The provider.
 pub struct Edgegap {
     threads: Threads,
+    /// How long stopping may take.
+    stop_within: Duration,
     inbox: Inbox,
 }
 
@@ -140,7 +142,11 @@ impl Edgegap {
             shared: store.is_shared(),
         };
         let threads = workers::start(plan, client, store, outbox)?;
-        Ok(Self { threads, inbox })
+        Ok(Self {
+            threads,
+            stop_within: settings.call_timeout + STOP_WITHIN + Duration::from_millis(500),
+            inbox,
+        })
     }
 
     fn tell(&self, command: Command) {
@@ -179,10 +185,11 @@ impl GameServerProvider for Edgegap {
         self.inbox.poll_event()
     }
 
-    /// What is not ready is deleted, for up to two seconds; nothing more is told.
+    /// What is not ready is deleted, for up to two seconds, and as long as a call may take beyond that while something is
+    /// being created: of that nothing is on record yet. Nothing more is told.
     fn stop(&mut self) {
         self.tell(Command::Stop);
-        let end = Instant::now() + STOP_WITHIN + Duration::from_millis(500);
+        let end = Instant::now() + self.stop_within;
         let turn = Duration::from_millis(10);
         // The outbox is emptied meanwhile: the scheduling thread may be waiting for room in it.
         while self.threads.alive.recv_timeout(turn) == Err(RecvTimeoutError::Timeout) && Instant::now() < end {

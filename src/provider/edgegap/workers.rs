@@ -20,7 +20,7 @@ use crate::provider::store::{SessionStore, StoreError};
 
 /// Commands that are taken in one turn.
 const COMMANDS_MAX: usize = 256;
-/// How long deletions are waited for at the end.
+/// How long deletions are waited for at the end; before them a call that creates may take its whole time.
 pub(super) const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the scheduling thread is told.
@@ -71,6 +71,7 @@ pub(super) fn start(plan: Plan, client: Client, store: Arc<dyn SessionStore>, ou
         thread::Builder::new().name(name).spawn(move || worker.run())?;
     }
     let shell = Shell {
+        call_ms: plan.create_ms,
         scheduler: Scheduler::new(plan),
         client,
         commands: received,
@@ -100,6 +101,8 @@ struct Shell {
     queued: Arc<AtomicUsize>,
     started: Instant,
     stop_ms: Option<u64>,
+    /// How long a call may take.
+    call_ms: u64,
     _living: Sender<()>,
 }
 
@@ -142,7 +145,7 @@ impl Shell {
         if creations > 0 {
             tracing::error!(
                 creations,
-                "stopped while something was being created that is not on record"
+                "stopped while something was being created: it is lost, not on record, and must be deleted by hand"
             );
         }
         self.client.shut_down();
@@ -168,7 +171,13 @@ impl Shell {
             Command::Stop => {
                 self.scheduler.stop(now_ms);
                 let within_ms = u64::try_from(STOP_WITHIN.as_millis()).unwrap_or(u64::MAX);
-                self.stop_ms.get_or_insert(now_ms + within_ms);
+                // Only its answer tells what is to be deleted.
+                let call_ms = if self.scheduler.creations() > 0 {
+                    self.call_ms
+                } else {
+                    0
+                };
+                self.stop_ms.get_or_insert(now_ms + call_ms + within_ms);
             }
         }
     }

@@ -190,8 +190,7 @@ impl Scheduler {
 
     /// How many calls are under way that may yet create something.
     pub(super) fn creations(&self) -> usize {
-        let creating = |instance: &&Instance| matches!(instance.phase, Phase::Creating { .. });
-        self.instances.values().filter(creating).count()
+        self.creating
     }
 
     /// Whether, after [`Scheduler::stop`], there is nothing that a little patience would still finish.
