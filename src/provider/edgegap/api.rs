@@ -57,6 +57,15 @@ impl Fault {
         matches!(self, Self::Unreached | Self::Status(429, _))
     }
 
+    /// Whether what was asked to be created may be there all the same, under a name that nobody was told.
+    pub(super) fn may_have_created(self) -> bool {
+        match self {
+            Self::Unreached => false,
+            Self::Lost | Self::TimedOut | Self::Malformed => true,
+            Self::Status(status, _) => status >= 500,
+        }
+    }
+
     /// Whether what was asked for is not there any more.
     pub(super) fn is_gone(self) -> bool {
         matches!(self, Self::Status(404 | 410, _))

@@ -49,6 +49,12 @@ impl Scheduler {
         let Made { name, on_record } = match made {
             Ok(made) => made,
             Err(fault) => {
+                if fault.may_have_created() {
+                    tracing::error!(
+                        ?fault,
+                        "nobody knows what a creation came to: there may be one that is not on record"
+                    );
+                }
                 let wait_ms = backoff(attempt, (RETRY_MS, WAIT_MAX_MS)).max(fault.wait_ms().min(WAIT_MAX_MS));
                 let again = fault.is_before_creation() && attempt < RETRIES && !instance.seats.is_empty();
                 if again && now_ms + wait_ms < deadline_ms {
