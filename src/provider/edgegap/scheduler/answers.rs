@@ -24,6 +24,14 @@ impl Scheduler {
         let Ticket(key) = ticket;
         self.under_way -= 1;
         self.creating -= usize::from(matches!(answer, Answer::Created(_)));
+        // Too many calls were made, not too many for this one.
+        if let Some(Fault::Status(429, Some(wait_ms))) = answer.fault() {
+            let pace = match answer {
+                Answer::Created(_) => &mut self.create_pace,
+                _ => &mut self.pace,
+            };
+            pace.hold_until(now_ms + wait_ms.min(WAIT_MAX_MS));
+        }
         match answer {
             Answer::Loaded(known) => self.on_loaded(known, now_ms),
             Answer::Checked(found) => self.on_checked(found, now_ms),

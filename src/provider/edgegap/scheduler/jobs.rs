@@ -74,6 +74,17 @@ pub(in super::super) enum Answer {
 }
 
 impl Answer {
+    /// Why the provider did not do it, if it was asked.
+    pub(in super::super) fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Checked(found) => found.as_ref().err().copied(),
+            Self::Created(made) => made.as_ref().err().copied(),
+            Self::Polled(seen) => seen.as_ref().err().copied(),
+            Self::Deleted(done) => done.as_ref().err().copied(),
+            Self::Loaded(_) | Self::Stored(_) => None,
+        }
+    }
+
     /// Whether the job did what it was for.
     pub(in super::super) fn is_good(&self) -> bool {
         match self {

@@ -32,6 +32,11 @@ impl Pace {
         self.next_us += self.interval_us;
     }
 
+    /// None goes before then.
+    pub(super) fn hold_until(&mut self, until_ms: u64) {
+        self.next_us = self.next_us.max(until_ms * 1000);
+    }
+
     /// When the next call may go.
     pub(super) fn next_ms(&self) -> u64 {
         self.next_us.div_ceil(1000)

@@ -79,6 +79,8 @@ struct World {
     latency_ms: u64,
     /// Of a hundred jobs so many fail.
     faults: u32,
+    /// What the next creation comes to.
+    refuse_creation: Option<Fault>,
     /// Whether nothing new can be put on record.
     record_fails: bool,
     /// How old everything on record is.
@@ -105,6 +107,7 @@ impl World {
             last: 0,
             latency_ms: 400,
             faults: 0,
+            refuse_creation: None,
             record_fails: false,
             age_ms: HOUR_MS,
         }
@@ -223,7 +226,7 @@ impl World {
                 Answer::Loaded(fault.is_none().then(|| known.collect()))
             }
             Job::Check => Answer::Checked(fault.map_or(Ok(true), Err)),
-            Job::Create(_) => match fault {
+            Job::Create(_) => match self.refuse_creation.take().or(fault) {
                 Some(fault) => Answer::Created(Err(fault)),
                 None => {
                     self.last += 1;

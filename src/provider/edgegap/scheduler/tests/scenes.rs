@@ -292,3 +292,23 @@ fn a_claimed_session_that_the_cloud_ended_is_noticed() {
     assert!(world.playing.is_empty(), "its end is told");
     world.assert_nothing_left();
 }
+
+#[test]
+fn who_is_told_to_wait_waits_with_all_such_calls() {
+    let mut world = World::new(9, plan(Mode::Session));
+    world.run_for(1000);
+    world.latency_ms = 20;
+    world.refuse_creation = Some(Fault::Status(429, Some(5000)));
+    let id = world.player(Player::default());
+    world.run_for(100);
+    for _ in 0..5 {
+        world.player(Player::default());
+    }
+    let creations = |world: &World| world.calls.iter().filter(|call| call.1).count();
+    assert_eq!(creations(&world), 1);
+    world.run_for(4500);
+    assert_eq!(creations(&world), 1);
+    world.run_for(30_000);
+    assert_eq!(creations(&world), 7);
+    assert!(world.players[&id].ready);
+}
