@@ -72,11 +72,32 @@ impl SessionName {
         good.then(|| Self(CompactString::new(text)))
     }
 
+    /// What a player's session on a configured server is called. Its client id is in it, so that nothing need remember
+    /// which is whose.
+    pub fn of_configured(client_id: u64) -> Self {
+        Self(compact_str::format_compact!("{CONFIGURED}{client_id:016x}"))
+    }
+
+    /// The client id of a session on a configured server; None: it is none, a provider made it.
+    pub fn configured_client(&self) -> Option<u64> {
+        let digits = self.0.strip_prefix(CONFIGURED)?;
+        let good = digits.len() == 16 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        good.then(|| u64::from_str_radix(digits, 16).ok())?
+    }
+
+    /// Whether it is one on a configured server: nobody created it, so nobody has to delete it.
+    pub fn is_configured(&self) -> bool {
+        self.configured_client().is_some()
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
+
+/// How the name of a session on a configured server begins.
+const CONFIGURED: &str = "static-";
 
 impl fmt::Display for SessionName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -345,4 +366,30 @@ pub enum Note {
     Abandoned,
     /// The connection to NATS: there, or lost.
     Connected(bool),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_on_a_configured_server_is_known_by_its_name() {
+        for client_id in [0, 0xab, u64::MAX] {
+            let session = SessionName::of_configured(client_id);
+            assert_eq!(session.configured_client(), Some(client_id), "{session}");
+            assert_eq!(SessionName::new(session.as_str()), Some(session));
+        }
+        for other in [
+            "static-",
+            "static-1",
+            "static-00000000000000ag",
+            "static-00000000000000001",
+            "000000000001-S",
+        ] {
+            assert!(
+                SessionName::new(other).is_some_and(|session| !session.is_configured()),
+                "{other}"
+            );
+        }
+    }
 }

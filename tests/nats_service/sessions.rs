@@ -60,6 +60,15 @@ fn active(broker: &Broker, session: &str, is_active: bool) {
     });
 }
 
+/// Has a session deleted, as anybody may.
+fn order(broker: &Broker, session: &str) {
+    run(async {
+        let context = jetstream::new(broker.client().await);
+        let sent = context.publish(format!("edgegap_delete_session_q.{session}"), session.to_owned().into());
+        sent.await.unwrap().await.unwrap();
+    });
+}
+
 #[test]
 fn a_claimed_session_goes_the_recorded_way() {
     let Some(broker) = Broker::start() else { return };
@@ -245,15 +254,29 @@ fn anybodys_order_to_delete_is_told_and_kept_until_it_is_done() {
         (figures(&broker, "DELETE_SESSION_STREAM") == (0, 0)).then_some(())
     });
     // Another order for it, such as that of a second matchmaker, is done already.
-    run(async {
-        let context = jetstream::new(broker.client().await);
-        context
-            .publish("edgegap_delete_session_q.S-1", "S-1".into())
-            .await
-            .unwrap()
-            .await
-            .unwrap();
+    order(&broker, "S-1");
+    wait_for("the acknowledgement", || {
+        (figures(&broker, "DELETE_SESSION_STREAM") == (0, 0)).then_some(())
     });
+}
+
+#[test]
+fn a_session_on_a_configured_server_is_over_without_an_order_to_delete_it() {
+    let Some(broker) = Broker::start() else { return };
+    let mut ours = broker.connect(&everything());
+    assert_eq!(on_record(&ours), []);
+    let session = SessionName::of_configured(0xc1).to_string();
+    active(&broker, &session, true);
+    claimed(&mut ours, &session);
+    active(&broker, &session, false);
+    ended(&mut ours, &session);
+    wait_for("no marker is left", || {
+        (figures(&broker, "KV_active_connections").0 == 0).then_some(())
+    });
+    assert_eq!(figures(&broker, "DELETE_SESSION_STREAM"), (0, 0));
+    // Another matchmaker's order for it is told, and done by that.
+    order(&broker, &session);
+    ended(&mut ours, &session);
     wait_for("the acknowledgement", || {
         (figures(&broker, "DELETE_SESSION_STREAM") == (0, 0)).then_some(())
     });

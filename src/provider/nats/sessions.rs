@@ -144,7 +144,9 @@ async fn on_entry(buckets: &Buckets, outbox: &Outbox, session: &SessionName, ent
         }
         Operation::Delete | Operation::Purge => {
             outbox.tell(Event::Ended(session.clone()));
-            order(buckets, session, entry.revision).await?;
+            if !session.is_configured() {
+                order(buckets, session, entry.revision).await?;
+            }
             purge(&buckets.active_connections, session, Some(entry.revision)).await
         }
     }
@@ -226,6 +228,10 @@ async fn on_order(message: Message, outbox: &Outbox, deletions: &Deletions) {
         return acknowledge(&message, AckKind::Ack).await;
     }
     outbox.tell(Event::Ended(session.clone()));
+    if session.is_configured() {
+        // There is nothing to delete, so nobody would say that it was done.
+        return acknowledge(&message, AckKind::Ack).await;
+    }
     match deletions.when_done {
         true => deletions.put(session, message),
         false => acknowledge(&message, AckKind::Ack).await,

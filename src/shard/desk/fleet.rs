@@ -221,7 +221,9 @@ impl Fleet {
 
     /// The player of a session is on its server, as somebody else than the server says.
     pub(super) fn claim(&mut self, session: &SessionName, settled: &mut Vec<(u64, Seeker)>) {
-        let Some(client_id) = client_of(session) else { return };
+        let Some(client_id) = session.configured_client() else {
+            return;
+        };
         // Without a place that is kept it is not known which server it is on.
         if let Some(index) = self.reservations.get(&client_id).map(|reservation| reservation.server) {
             self.arrive(index, client_id, settled);
@@ -230,7 +232,9 @@ impl Fleet {
 
     /// The session is over, as somebody else than the server says.
     pub(super) fn end(&mut self, session: &SessionName, settled: &mut Vec<(u64, Seeker)>) {
-        let Some(client_id) = client_of(session) else { return };
+        let Some(client_id) = session.configured_client() else {
+            return;
+        };
         let kept = self.reservations.get(&client_id).map(|reservation| reservation.server);
         let on = || self.places.iter().position(|place| place.present.contains(&client_id));
         if let Some(index) = kept.or_else(|| on().map(ServerIndex)) {
@@ -359,20 +363,3 @@ impl Place {
         }
     }
 }
-
-/// What a player's session on a configured server is called. Its client id is in it, so that nothing need remember which is whose.
-pub(super) fn session_of(client_id: u64) -> Option<SessionName> {
-    SessionName::new(&format!("{SESSION}{client_id:016x}"))
-}
-
-/// Whether it may be one.
-pub(super) fn is_session(session: &SessionName) -> bool {
-    client_of(session).is_some()
-}
-
-fn client_of(session: &SessionName) -> Option<u64> {
-    let digits = session.as_str().strip_prefix(SESSION)?;
-    (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
-}
-
-const SESSION: &str = "static-";

@@ -5,7 +5,7 @@
 
 use rand::Rng as _;
 
-use super::fleet::{self, GroupIndex};
+use super::fleet::GroupIndex;
 use super::line::Ticket;
 use super::sessions::Standing;
 use super::{Desk, Output, Source};
@@ -88,13 +88,10 @@ impl Desk {
                 break client_id;
             }
         };
-        let Some(session) = fleet::session_of(client_id) else {
-            return self.refuse(seeker, Failure::NO_SERVER);
-        };
         let cert_digest = self.fleet.digest(index);
         let server = self.fleet.server(index);
         let placement = Box::new(Placement {
-            session,
+            session: SessionName::of_configured(client_id),
             public: server.public,
             internal: server.internal.clone(),
             cert_digest,
@@ -291,7 +288,7 @@ impl Desk {
                 self.fleet.claim(&session, &mut settled);
                 self.settle(settled);
                 // It may be one of those that an earlier process left to the provider.
-                if !fleet::is_session(&session) && self.settings.source == Source::Provider {
+                if !session.is_configured() && self.settings.source == Source::Provider {
                     self.outputs.push_back(Output::Claimed(session));
                 }
             }
@@ -314,7 +311,7 @@ impl Desk {
         let mut settled = std::mem::take(&mut self.settled);
         self.fleet.end(&session, &mut settled);
         self.settle(settled);
-        if !fleet::is_session(&session) && self.settings.source == Source::Provider {
+        if !session.is_configured() && self.settings.source == Source::Provider {
             self.outputs.push_back(Output::Released(session));
         }
     }
