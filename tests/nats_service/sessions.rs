@@ -283,25 +283,46 @@ fn a_session_on_a_configured_server_is_over_without_an_order_to_delete_it() {
 }
 
 #[test]
-fn without_a_store_an_order_to_delete_is_done_when_it_is_told() {
+fn without_a_store_others_sessions_and_the_orders_to_delete_them_are_left_alone() {
     let Some(broker) = Broker::start() else { return };
-    let parts = Parts {
+    let without = Parts {
         store: false,
         ..everything()
     };
-    let mut ours = broker.connect(&parts);
-    run(async {
-        let context = jetstream::new(broker.client().await);
-        while context.get_stream("KV_unclaimed_sessions").await.is_err() {}
-        context
-            .publish("edgegap_delete_session_q.S-1", "S-1".into())
-            .await
-            .unwrap()
-            .await
-            .unwrap();
+    let mut guest = broker.connect(&without);
+    let mut ours = broker.connect(&everything());
+    for session in ["left", "waits"] {
+        ours.store.as_ref().unwrap().created(&name(session)).unwrap();
+    }
+    ours.stop();
+    drop(ours);
+
+    // While the one that made them is away, the other sees it all.
+    let of_guest = SessionName::of_configured(1).to_string();
+    order(&broker, "ordered");
+    for session in ["left", &of_guest] {
+        active(&broker, session, true);
+        claimed(&mut guest, session);
+        active(&broker, session, false);
+        ended(&mut guest, session);
+    }
+    wait_for("its own session's marker is gone", || {
+        (figures(&broker, "KV_active_connections").0 == 1).then_some(())
     });
-    ended(&mut ours, "S-1");
-    wait_for("the acknowledgement", || {
+    assert_eq!(figures(&broker, "DELETE_SESSION_STREAM"), (1, 0));
+    assert_eq!(figures(&broker, "KV_unclaimed_sessions").0, 2);
+
+    let mut ours = broker.connect(&everything());
+    let mut missing = vec!["left", "ordered"];
+    ours.until("both ends", |event| {
+        missing.retain(|session| *event != Event::Ended(name(session)));
+        missing.is_empty().then_some(())
+    });
+    for session in ["left", "ordered"] {
+        ours.store.as_ref().unwrap().deleted(&name(session)).unwrap();
+    }
+    wait_for("the acknowledgements", || {
         (figures(&broker, "DELETE_SESSION_STREAM") == (0, 0)).then_some(())
     });
+    assert_eq!(on_record(&ours), [("waits".to_owned(), false)]);
 }

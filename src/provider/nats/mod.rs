@@ -82,7 +82,8 @@ pub struct Parts {
     pub front: bool,
     /// [`Back`], and what it serves.
     pub back: Option<Served>,
-    /// [`NatsStore`]. With it, an order to delete a session is acknowledged when the store is told that it was deleted.
+    /// [`NatsStore`]. With it, orders to delete sessions are taken, and acknowledged when the store is told that they were
+    /// deleted. Without it, sessions of providers are other matchmakers' business.
     pub store: bool,
 }
 
@@ -275,18 +276,18 @@ impl Work {
         };
         let (objects_sender, objects) = watch::channel(Objects::Waiting);
         let common = Common { client, link, objects };
-        let deletions = Arc::new(sessions::Deletions::new(self.store.is_some()));
+        let deletions = self.store.is_some().then(|| Arc::new(sessions::Deletions::default()));
         // The thread lives as long as the front and the back; the store alone keeps it if there is neither.
         let mut parts = JoinSet::new();
         let mut helpers = JoinSet::new();
         if self.back.is_some() || self.store.is_some() {
-            let watcher = self
-                .back
-                .as_ref()
-                .map(|(_, outbox, _)| (outbox.clone(), Arc::clone(&deletions)));
+            let watcher = self.back.as_ref().map(|(_, outbox, _)| sessions::Watcher {
+                outbox: outbox.clone(),
+                deletions: deletions.clone(),
+            });
             helpers.spawn(objects::keep(common.clone(), objects_sender, watcher));
         }
-        if let Some(jobs) = self.store {
+        if let Some((jobs, deletions)) = self.store.zip(deletions) {
             let alone = self.front.is_none() && self.back.is_none();
             let set = if alone { &mut parts } else { &mut helpers };
             set.spawn(store::serve(common.clone(), jobs, deletions));

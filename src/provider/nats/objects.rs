@@ -15,9 +15,8 @@ use async_nats::jetstream::{self, Context};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::sessions::{self, Deletions};
+use super::sessions::{self, Watcher};
 use super::{Common, Link};
-use crate::provider::Outbox;
 
 /// The stream of sessions that are to be deleted.
 const DELETIONS: &str = "DELETE_SESSION_STREAM";
@@ -106,7 +105,7 @@ const UNCLAIMED_SESSIONS: Bucket = bucket(
 );
 
 /// Has them made after every connect, and sessions watched while the connection lasts if there is somebody to tell.
-pub(super) async fn keep(common: Common, objects: watch::Sender<Objects>, watcher: Option<(Outbox, Arc<Deletions>)>) {
+pub(super) async fn keep(common: Common, objects: watch::Sender<Objects>, watcher: Option<Watcher>) {
     let mut seen = sessions::Seen::default();
     let mut link = common.link.clone();
     loop {
@@ -124,7 +123,7 @@ pub(super) async fn keep(common: Common, objects: watch::Sender<Objects>, watche
 async fn serve(
     common: &Common,
     objects: &watch::Sender<Objects>,
-    watcher: Option<&(Outbox, Arc<Deletions>)>,
+    watcher: Option<&Watcher>,
     seen: &mut sessions::Seen,
 ) {
     let mut pause = RETRY_AFTER_MIN;
@@ -134,10 +133,10 @@ async fn serve(
                 pause = RETRY_AFTER_MIN;
                 let buckets = Arc::new(buckets);
                 objects.send_replace(Objects::Ready(Arc::clone(&buckets)));
-                let Some((outbox, deletions)) = watcher else {
+                let Some(watcher) = watcher else {
                     return std::future::pending().await;
                 };
-                let error = sessions::watch(&buckets, outbox, deletions, seen).await;
+                let error = sessions::watch(&buckets, watcher, seen).await;
                 tracing::warn!("NATS: sessions cannot be watched, tried again: {error}");
             }
             Ok(Err(error)) => {

@@ -2,13 +2,14 @@
 //!
 //! A player's leaving is told twice on purpose: to our desk at once, and to the queue of deletions, which survives us.
 //! Markers of deleted keys are purged when they have been dealt with. So those that are found at the start are the players
-//! who left while nobody watched, and the buckets do not grow.
+//! who left while nobody watched, and the buckets do not grow. Only who keeps a record does so, or has sessions deleted: the
+//! others share the buckets with a matchmaker that may be away, and what ended meanwhile has to wait for it.
 //!
 //! Owns: the watch over `active_connections`, the queue of deletions.
 //! Never: deletes a session; it says that it is over.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -39,22 +40,13 @@ pub(super) struct Seen {
 }
 
 /// Orders to delete that were told and are not acknowledged yet.
+#[derive(Default)]
 pub(super) struct Deletions {
-    /// Acknowledged when the session was deleted, else as soon as they are told.
-    when_done: bool,
     pending: Mutex<HashMap<SessionName, Message>>,
     deleted: Mutex<VecDeque<SessionName>>,
 }
 
 impl Deletions {
-    pub(super) fn new(when_done: bool) -> Self {
-        Self {
-            when_done,
-            pending: Mutex::default(),
-            deleted: Mutex::default(),
-        }
-    }
-
     /// Keeps the order until the session was deleted. Before that it comes again every half minute, and is told again.
     fn put(&self, session: SessionName, message: Message) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,16 +82,28 @@ impl Deletions {
     }
 }
 
+/// Who is told, and what becomes of sessions that a provider made.
+pub(super) struct Watcher {
+    pub(super) outbox: Outbox,
+    /// None: the record is others', as are the deletions; even while they are away, nothing of it is touched.
+    pub(super) deletions: Option<Arc<Deletions>>,
+}
+
 /// Watches until something fails, which it returns.
-pub(super) async fn watch(buckets: &Buckets, outbox: &Outbox, deletions: &Deletions, seen: &mut Seen) -> Fault {
+pub(super) async fn watch(buckets: &Buckets, watcher: &Watcher, seen: &mut Seen) -> Fault {
+    let Watcher { outbox, deletions } = watcher;
+    let keeps_record = deletions.is_some();
+    let Some(deletions) = deletions else {
+        return connections(buckets, outbox, keeps_record, seen).await;
+    };
     tokio::select! {
-        fault = connections(buckets, outbox, seen) => fault,
+        fault = connections(buckets, outbox, keeps_record, seen) => fault,
         fault = orders(buckets, outbox, deletions) => fault,
     }
 }
 
 /// Players who come and go.
-async fn connections(buckets: &Buckets, outbox: &Outbox, seen: &mut Seen) -> Fault {
+async fn connections(buckets: &Buckets, outbox: &Outbox, keeps_record: bool, seen: &mut Seen) -> Fault {
     let what = "active_connections";
     let last = buckets
         .active_connections
@@ -128,7 +132,13 @@ async fn connections(buckets: &Buckets, outbox: &Outbox, seen: &mut Seen) -> Fau
         if entry.revision <= seen.revision {
             continue;
         }
-        if let Err(fault) = on_entry(buckets, outbox, &session, &entry).await {
+        outbox.tell(match entry.operation {
+            Operation::Put => Event::Claimed(session.clone()),
+            Operation::Delete | Operation::Purge => Event::Ended(session.clone()),
+        });
+        if (keeps_record || session.is_configured())
+            && let Err(fault) = on_entry(buckets, &session, &entry).await
+        {
             return fault;
         }
         seen.revision = entry.revision;
@@ -136,14 +146,11 @@ async fn connections(buckets: &Buckets, outbox: &Outbox, seen: &mut Seen) -> Fau
     Fault::new(what, "the watch has ended")
 }
 
-async fn on_entry(buckets: &Buckets, outbox: &Outbox, session: &SessionName, entry: &Entry) -> Result<(), Fault> {
+/// Does on the record what follows from it.
+async fn on_entry(buckets: &Buckets, session: &SessionName, entry: &Entry) -> Result<(), Fault> {
     match entry.operation {
-        Operation::Put => {
-            outbox.tell(Event::Claimed(session.clone()));
-            erase(&buckets.unclaimed_sessions, session).await
-        }
+        Operation::Put => erase(&buckets.unclaimed_sessions, session).await,
         Operation::Delete | Operation::Purge => {
-            outbox.tell(Event::Ended(session.clone()));
             if !session.is_configured() {
                 order(buckets, session, entry.revision).await?;
             }
@@ -232,10 +239,7 @@ async fn on_order(message: Message, outbox: &Outbox, deletions: &Deletions) {
         // There is nothing to delete, so nobody would say that it was done.
         return acknowledge(&message, AckKind::Ack).await;
     }
-    match deletions.when_done {
-        true => deletions.put(session, message),
-        false => acknowledge(&message, AckKind::Ack).await,
-    }
+    deletions.put(session, message);
 }
 
 async fn acknowledge(message: &Message, kind: AckKind) {
