@@ -26,13 +26,14 @@ use crate::config::{self, Config, IceServer};
 use crate::dialect::peer::{IceServers, TurnSecret};
 use crate::event_loop::datagrams::DatagramSettings;
 use crate::event_loop::passage::Passages;
-use crate::event_loop::{AddressLimits, DESK_LOOP, Delivery, Settings, Shared, tls};
+use crate::event_loop::{AddressLimits, Delivery, Settings, Shared, tls};
 use crate::ids::{Homes, LoopId};
 use crate::mailbox::{self, Mailbox, Postbox, Waker};
 use crate::metrics::Board;
 use crate::shard::punch::{self, Punch};
 use crate::shard::{Limits, Permits, Rate, Shard};
 
+use game_servers::Prospect;
 use start::{Plan, Running, Seat};
 use tables::Tables;
 
@@ -116,7 +117,7 @@ impl Server {
         let (mailboxes, postbox) = connect(config, loops)?;
         let postbox = Arc::new(postbox);
         let wake = game_servers::wake(postbox.clone());
-        let office = game_servers::office(config, &wake, &mut substitutes)?;
+        let office = game_servers::prepare(config, &wake, &mut substitutes)?;
         let passages = (tables.per_loop && loops > 1).then(|| Passages::new(loops));
         let passages = passages.transpose().map_err(|error| failed("passages", &error))?;
 
@@ -134,9 +135,6 @@ impl Server {
         };
         let pin = config.pin_cores && loops <= cores.len();
         let mut seats = seats(config, &plan.shared, mailboxes, passages.as_ref());
-        if let Some(seat) = seats.get_mut(DESK_LOOP.index()) {
-            seat.office = office;
-        }
         for (seat, core) in seats.iter_mut().zip(cores).filter(|_| pin) {
             seat.core = Some(core);
         }
@@ -145,7 +143,7 @@ impl Server {
             addresses,
             datagram_addresses,
             metrics_address,
-        } = start::start(config, &plan, seats)?;
+        } = start::start(config, &plan, seats, || office.map(Prospect::open).transpose())?;
         announce(
             config,
             &addresses,
@@ -333,7 +331,6 @@ fn seats(
                 punch_permits.clone(),
                 punch_seed,
             ),
-            office: None,
             core: None,
         }
     };

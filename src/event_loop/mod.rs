@@ -193,8 +193,6 @@ pub struct Parts {
     pub shard: Shard,
     /// Its punch state.
     pub punch: Punch,
-    /// The desk of the matchmaker web service, on the loop that has it.
-    pub office: Option<Office>,
     /// The certificate for new connections.
     pub tls: Option<Arc<ServerConfig>>,
     /// What it is to do.
@@ -326,7 +324,6 @@ impl EventLoop {
             passage,
             shard,
             punch,
-            office,
             tls,
             settings,
             shared,
@@ -368,7 +365,7 @@ impl EventLoop {
             generations: 0,
             shard,
             punch,
-            office: office.map(office::Staff::new),
+            office: None,
             datagrams,
             mailbox,
             tls,
@@ -402,11 +399,13 @@ impl EventLoop {
         })
     }
 
-    /// Serves until [`Delivery::Stop`], then drains. Returns the office, if it has it, for its staff to be stopped.
+    /// Serves, with the desk of the matchmaker web service if it is here, until [`Delivery::Stop`], then drains. Returns
+    /// the office for its staff to be stopped.
     ///
     /// # Errors
     /// The poll fails, which no peer can cause.
-    pub fn run(mut self) -> io::Result<Option<Office>> {
+    pub fn run(mut self, office: Option<Office>) -> io::Result<Option<Office>> {
+        self.office = office.map(office::Staff::new);
         let mut events = Events::with_capacity(1024);
         loop {
             let timeout = self.sleep_for();

@@ -98,37 +98,66 @@ fn keys(config: &Config) -> Vec<(PrivateKey, u64)> {
         .collect()
 }
 
-/// Makes the desk and starts who works for it; None: the service is not served.
+/// The office before anybody works for it.
+pub(super) struct Prospect<'a> {
+    config: &'a Config,
+    wake: &'a Wake,
+    provider: Option<MakeProvider>,
+    registry: Option<MakeRegistry>,
+    nats: Option<nats::Prepared>,
+}
+
+/// Makes what must be there before the loops have descriptor tables of their own; None: the service is not served.
 ///
 /// # Errors
-/// A thread that cannot be started, a record of sessions that cannot be read.
-pub(super) fn office(
-    config: &Config,
-    wake: &Wake,
+/// Settings of NATS that cannot be used.
+pub(super) fn prepare<'a>(
+    config: &'a Config,
+    wake: &'a Wake,
     substitutes: &mut Substitutes,
-) -> Result<Option<Office>, StartError> {
+) -> Result<Option<Prospect<'a>>, StartError> {
     if !has_desk(config) {
         return Ok(None);
     }
-    let nats::Handles { front, back, store } = nats(config, wake, substitutes)?;
-    let provider = match substitutes.provider.take() {
-        Some(make) => Some(make(wake)),
-        None if config.matchmaker.provider == Provider::Edgegap => Some(edgegap(config, store, wake)?),
-        None => front.map(|front| Box::new(front) as Box<dyn GameServerProvider>),
-    };
-    let registry = match substitutes.registry.take() {
-        Some(make) => Some(make(wake)),
-        None => back.map(|back| Box::new(back) as Box<dyn Registry>),
-    };
-    Ok(Some(Office {
-        desk: Desk::new(desk_settings(config), rand::rng().random()),
-        provider,
-        registry,
+    Ok(Some(Prospect {
+        config,
+        wake,
+        nats: nats(config, wake, substitutes)?,
+        provider: substitutes.provider.take(),
+        registry: substitutes.registry.take(),
     }))
 }
 
+impl Prospect<'_> {
+    /// Makes the desk and starts who works for it. What they open while they work must stand in no loop's descriptor
+    /// table, so all loops have theirs by now.
+    ///
+    /// # Errors
+    /// A thread that cannot be started, a record of sessions that cannot be read.
+    pub(super) fn open(self) -> Result<Office, StartError> {
+        let Self { config, wake, .. } = self;
+        let nats = self.nats.map(|nats| nats.start()).transpose();
+        let nats = nats.map_err(|error| StartError(error.to_string()))?;
+        let nats::Handles { front, back, store } = nats.unwrap_or_default();
+        let provider = match self.provider {
+            Some(make) => Some(make(wake)),
+            None if config.matchmaker.provider == Provider::Edgegap => Some(edgegap(config, store, wake)?),
+            None => front.map(|front| Box::new(front) as Box<dyn GameServerProvider>),
+        };
+        let registry = match self.registry {
+            Some(make) => Some(make(wake)),
+            None => back.map(|back| Box::new(back) as Box<dyn Registry>),
+        };
+        Ok(Office {
+            desk: Desk::new(desk_settings(config), rand::rng().random()),
+            provider,
+            registry,
+        })
+    }
+}
+
 /// The parts of the one connection to NATS that the settings ask for, and that no test stands in for.
-fn nats(config: &Config, wake: &Wake, substitutes: &Substitutes) -> Result<nats::Handles, StartError> {
+fn nats(config: &Config, wake: &Wake, substitutes: &Substitutes) -> Result<Option<nats::Prepared>, StartError> {
     let settings = &config.matchmaker;
     let back = settings.nats_back && substitutes.registry.is_none();
     let parts = nats::Parts {
@@ -140,7 +169,7 @@ fn nats(config: &Config, wake: &Wake, substitutes: &Substitutes) -> Result<nats:
         store: back && settings.provider == Provider::Edgegap,
     };
     if !parts.front && parts.back.is_none() {
-        return Ok(nats::Handles::default());
+        return Ok(None);
     }
     let own = &settings.nats;
     let server = nats::Settings {
@@ -154,7 +183,8 @@ fn nats(config: &Config, wake: &Wake, substitutes: &Substitutes) -> Result<nats:
             (None, contents) => nats::Tls::Contents(contents.to_owned()),
         },
     };
-    nats::start(&server, &parts, wake).map_err(|error| StartError(error.to_string()))
+    let prepared = nats::prepare(&server, &parts, wake).map_err(|error| StartError(error.to_string()))?;
+    Ok(Some(prepared))
 }
 
 /// The games that are asked for by their names: the configured one, and those of the configured servers.

@@ -1,4 +1,4 @@
-//! Starting the loops: each binds in its own thread, none serves before all have bound.
+//! Starting the loops: each binds in its own thread, none serves before all have bound and the office is open.
 //!
 //! A listener that was bound before a loop's descriptor table parts from the others would stay open in those after the loop
 //! has closed it, so a loop binds after that; shared tables are served by the same order.
@@ -22,7 +22,7 @@ use super::{StartError, failed};
 use crate::config::Config;
 use crate::event_loop::datagrams::socket;
 use crate::event_loop::passage::Passage;
-use crate::event_loop::{Delivery, EventLoop, Office, Parts, Settings, Shared, listener};
+use crate::event_loop::{DESK_LOOP, Delivery, EventLoop, Office, Parts, Settings, Shared, listener};
 use crate::mailbox::Mailbox;
 use crate::shard::Shard;
 use crate::shard::punch::Punch;
@@ -33,8 +33,6 @@ pub(super) struct Seat {
     pub(super) passage: Option<Passage>,
     pub(super) shard: Shard,
     pub(super) punch: Punch,
-    /// On one of them alone.
-    pub(super) office: Option<Office>,
     /// Where it is pinned.
     pub(super) core: Option<CoreId>,
 }
@@ -90,29 +88,46 @@ struct Bound {
 struct Beginning {
     thread: JoinHandle<()>,
     bound: Receiver<Result<Bound, StartError>>,
+    go: Sender<Go>,
 }
 
-/// Starts the loops. They serve when this returns; if one of them cannot, none does.
+/// The word to serve, with the office for the loop that has it.
+type Go = Box<Option<Office>>;
+
+/// Starts the loops. They serve when this returns; if one of them cannot, none does. `open` is called when all of them have
+/// their descriptor tables, and gives the desk's loop its office.
 ///
 /// # Errors
-/// An address that cannot be bound, a thread, poll or table that cannot be had.
-pub(super) fn start(config: &Config, plan: &Plan, seats: Vec<Seat>) -> Result<Running, StartError> {
+/// An address that cannot be bound, a thread, poll or table that cannot be had, an office that cannot be opened.
+pub(super) fn start(
+    config: &Config,
+    plan: &Plan,
+    seats: Vec<Seat>,
+    open: impl FnOnce() -> Result<Option<Office>, StartError>,
+) -> Result<Running, StartError> {
     let mut wanted = Wanted {
         places: places(config),
         metrics: metrics_wanted(config),
         first: true,
     };
-    let (go, gone) = bounded(seats.len());
+    let mut go = Vec::new();
     let mut threads = Vec::new();
-    let bound = begin_all(plan, seats, &mut wanted, &gone, &mut threads);
-    if bound.is_ok() {
-        for _ in &threads {
-            let _ = go.send(());
+    let bound = begin_all(plan, seats, &mut wanted, &mut go, &mut threads);
+    let ready = bound.and_then(|metrics_address| Ok((metrics_address, open()?)));
+    let started = ready.map(|(metrics_address, mut office)| {
+        for (index, go) in go.iter().enumerate() {
+            let office = if index == DESK_LOOP.index() {
+                office.take()
+            } else {
+                None
+            };
+            let _ = go.send(Box::new(office));
         }
-    }
+        metrics_address
+    });
     // Without a word those that wait end here.
     drop(go);
-    match bound {
+    match started {
         Ok(metrics_address) => Ok(Running {
             threads,
             addresses: addresses(&wanted.places, |place| place.tcp),
@@ -133,14 +148,19 @@ fn begin_all(
     plan: &Plan,
     seats: Vec<Seat>,
     wanted: &mut Wanted,
-    go: &Receiver<()>,
+    go: &mut Vec<Sender<Go>>,
     threads: &mut Vec<JoinHandle<()>>,
 ) -> Result<Option<SocketAddr>, StartError> {
     let mut metrics_address = None;
     let mut others = Vec::new();
     for (index, seat) in seats.into_iter().enumerate() {
-        let Beginning { thread, bound } = begin(index, plan.clone(), seat, wanted.clone(), go.clone())?;
+        let Beginning {
+            thread,
+            bound,
+            go: own_go,
+        } = begin(index, plan.clone(), seat, wanted.clone())?;
         threads.push(thread);
+        go.push(own_go);
         if wanted.first {
             let bound = outcome(&bound)?;
             (wanted.places, metrics_address) = (bound.places, bound.metrics);
@@ -155,12 +175,13 @@ fn begin_all(
     Ok(metrics_address)
 }
 
-fn begin(index: usize, plan: Plan, seat: Seat, wanted: Wanted, go: Receiver<()>) -> Result<Beginning, StartError> {
+fn begin(index: usize, plan: Plan, seat: Seat, wanted: Wanted) -> Result<Beginning, StartError> {
     let (report, bound) = bounded(1);
-    let run = move || run(plan, seat, &wanted, &report, &go);
+    let (go, gone) = bounded(1);
+    let run = move || run(plan, seat, &wanted, &report, &gone);
     let thread = std::thread::Builder::new().name(format!("loop-{index}")).spawn(run);
     let thread = thread.map_err(|error| failed("thread", &error))?;
-    Ok(Beginning { thread, bound })
+    Ok(Beginning { thread, bound, go })
 }
 
 fn outcome(bound: &Receiver<Result<Bound, StartError>>) -> Result<Bound, StartError> {
@@ -169,7 +190,7 @@ fn outcome(bound: &Receiver<Result<Bound, StartError>>) -> Result<Bound, StartEr
 }
 
 /// The thread of one loop.
-fn run(plan: Plan, seat: Seat, wanted: &Wanted, report: &Sender<Result<Bound, StartError>>, go: &Receiver<()>) {
+fn run(plan: Plan, seat: Seat, wanted: &Wanted, report: &Sender<Result<Bound, StartError>>, go: &Receiver<Go>) {
     if plan.own_tables
         && let Err(error) = tables::own()
     {
@@ -192,10 +213,8 @@ fn run(plan: Plan, seat: Seat, wanted: &Wanted, report: &Sender<Result<Bound, St
             return;
         }
     };
-    if go.recv().is_err() {
-        return;
-    }
-    match event_loop.run() {
+    let Ok(office) = go.recv() else { return };
+    match event_loop.run(*office) {
         // Its loop has ended: whoever works for the desk may take the time that it needs, and no more than is left of
         // `drain_timeout`, because this thread counts as finished only afterwards.
         Ok(office) => office.into_iter().for_each(Office::stop),
@@ -226,7 +245,6 @@ fn ready(plan: Plan, seat: Seat, wanted: &Wanted) -> Result<(EventLoop, Bound), 
         passage: seat.passage,
         shard: seat.shard,
         punch: seat.punch,
-        office: seat.office,
         tls: plan.tls,
         settings: plan.settings,
         shared: plan.shared,

@@ -86,7 +86,8 @@ pub(super) fn own() -> io::Result<()> {
     // SAFETY: what is asked for is that no thread ever uses a descriptor of another table than its own.
     //
     // A thread comes here before it has opened anything. With it come values made in the table of which it gets a copy
-    // (`start::Seat`). Those that hold descriptors are `mailbox::Waker` and `event_loop::passage::Pair`. Both lie behind an
+    // (`start::Seat`). Those that hold descriptors are `mailbox::Waker` and `event_loop::passage::Pair`; of the office, which
+    // comes later, see below. Both lie behind an
     // `Arc` of which every loop keeps a part until it ends, so while any loop runs none of them is closed in any table:
     // their numbers stand for the same files in each, and are given to no other. The starter keeps a part too and lets
     // go of it after it has joined the loops, so that they are closed where they were made. (Loops that outlast
@@ -96,6 +97,16 @@ pub(super) fn own() -> io::Result<()> {
     // A loop sends nothing but `Delivery`, whose only descriptor is the socket of `moving::Socket::InMail`, and that is
     // made by no loop that has a passage. `start::seats` gives every loop a passage when tables are per loop and there
     // is more than one.
+    //
+    // The threads of providers share the process's table: no loop spawns them. They wake a loop by its `Waker`. What they
+    // open, connections and files, they open after all loops have parted (`start::start` opens the office only then), and
+    // they alone use it, so its numbers mean nothing in a loop's table, and no copy there keeps a connection open that they
+    // have closed. The office, which one loop is then given, wakes them. For those of the cloud that is no matter of
+    // descriptors (a channel, a futex). The thread of NATS sleeps in the poll of its runtime, and an order to it writes to
+    // an eventfd by its number, in the loop's table. So the runtime is made before any loop parts (`nats::prepare`): the
+    // loop's copy has the same file under that number, for as long as the loop lives, since all that may close it there
+    // is the last reference to the runtime's handle, after which nobody writes. A thread of NATS that has ended has closed
+    // it in the process's table only: then the loop's write wakes nobody, and hits nothing else.
     //
     // The handlers of signals run on any thread and write to a pipe by its number: it is made before any loop's table
     // and never closed (`server::catch_signals`). Numbers 0 to 2 are never closed either. No thread is spawned by a loop.

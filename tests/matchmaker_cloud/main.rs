@@ -11,4 +11,5 @@ mod life;
 mod replay;
 #[path = "../support/mod.rs"]
 mod support;
+mod tables;
 mod world;

@@ -118,11 +118,30 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// Starts the thread, which connects, and goes on until its parts are stopped or dropped.
+/// A connection that is still to be made.
+pub struct Prepared {
+    runtime: Runtime,
+    address: ServerAddr,
+    options: ConnectOptions,
+    work: Work,
+    handles: Handles,
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared")
+            .field("handles", &self.handles)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes everything but the thread, and opens nothing but what a loop needs to wake that thread: an order to it ends its
+/// sleep by a write to a descriptor of its runtime. So this comes before the loops have descriptor tables of their own, and
+/// [`Prepared::start`] afterwards.
 ///
 /// # Errors
-/// A host that is none, authorities that cannot be read, a thread that cannot be started.
-pub fn start(settings: &Settings, parts: &Parts, wake: &Wake) -> Result<Handles, StartError> {
+/// A host that is none, authorities that cannot be read, descriptors that cannot be had.
+pub fn prepare(settings: &Settings, parts: &Parts, wake: &Wake) -> Result<Prepared, StartError> {
     let address = address(&settings.host)?;
     let options = options(settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -155,11 +174,34 @@ pub fn start(settings: &Settings, parts: &Parts, wake: &Wake) -> Result<Handles,
         handles.store = Some(store);
         work.store = Some(jobs);
     }
-    std::thread::Builder::new()
-        .name("nats".to_owned())
-        .spawn(move || live(runtime, address, options, work))
-        .map_err(|error| StartError(format!("NATS: {error}")))?;
-    Ok(handles)
+    Ok(Prepared {
+        runtime,
+        address,
+        options,
+        work,
+        handles,
+    })
+}
+
+impl Prepared {
+    /// Starts the thread, which connects, and goes on until its parts are stopped or dropped.
+    ///
+    /// # Errors
+    /// A thread that cannot be started.
+    pub fn start(self) -> Result<Handles, StartError> {
+        let Self {
+            runtime,
+            address,
+            options,
+            work,
+            handles,
+        } = self;
+        std::thread::Builder::new()
+            .name("nats".to_owned())
+            .spawn(move || live(runtime, address, options, work))
+            .map_err(|error| StartError(format!("NATS: {error}")))?;
+        Ok(handles)
+    }
 }
 
 fn address(host: &str) -> Result<ServerAddr, StartError> {
