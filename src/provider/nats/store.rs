@@ -130,7 +130,7 @@ async fn run(
             let put = buckets.unclaimed_sessions.put(session.as_str(), value).await;
             put.map_err(|error| Fault::new("unclaimed_sessions", error))?;
         }
-        Change::Claimed(session) => erase(&buckets.unclaimed_sessions, &session).await?,
+        Change::Claimed(session) => claim(&buckets, &session).await?,
         Change::Deleted(session) => {
             erase(&buckets.unclaimed_sessions, &session).await?;
             // Without a marker: whoever watches would take it for a player who left, and have it deleted again.
@@ -140,6 +140,32 @@ async fn run(
         Change::None => return all(&buckets).await,
     }
     Ok(Vec::new())
+}
+
+/// Takes a session from those that wait for their player to those that have one, where the game server puts it if it writes
+/// to NATS at all. One that reports over HTTP may not.
+async fn claim(buckets: &Buckets, session: &SessionName) -> Result<(), Fault> {
+    let Buckets {
+        active_connections,
+        unclaimed_sessions,
+        ..
+    } = buckets;
+    let active = active_connections.entry(session.as_str()).await;
+    let active = active.map_err(|error| Fault::new("active_connections", error))?;
+    let waiting = unclaimed_sessions.get(session.as_str()).await;
+    let waiting = waiting.map_err(|error| Fault::new("unclaimed_sessions", error))?;
+    // One that waits no more is over, or on record. A marker: the player left already.
+    if waiting.is_none() {
+        return Ok(());
+    }
+    if active.is_none() {
+        let client_id = buckets.sessions_eg2ly.get(session.as_str()).await;
+        let client_id = client_id.map_err(|error| Fault::new("sessions_eg2ly", error))?;
+        // Only if nobody has written there meanwhile, even if it is gone again.
+        let put = active_connections.update(session.as_str(), client_id.unwrap_or_default(), 0);
+        put.await.map_err(|error| Fault::new("active_connections", error))?;
+    }
+    erase(unclaimed_sessions, session).await
 }
 
 /// Waits until the buckets are there.
