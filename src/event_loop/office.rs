@@ -32,6 +32,10 @@ pub struct Office {
 impl Office {
     /// Stops those who work for the desk. Their threads are waited for, so this is for after the loop has ended.
     pub fn stop(mut self) {
+        // The provider's last changes of its record go through the thread of the register, which must not wait for us.
+        if let Some(registry) = &mut self.registry {
+            registry.ignore_events();
+        }
         if let Some(provider) = &mut self.provider {
             provider.stop();
         }

@@ -62,6 +62,8 @@ pub trait Registry: Send {
     fn has_events(&self) -> bool;
     /// What happened, oldest first.
     fn poll_event(&mut self) -> Option<Event>;
+    /// Nobody takes its events any more: its threads must not wait for room for them.
+    fn ignore_events(&mut self) {}
     /// Stops its threads.
     fn stop(&mut self);
 }
@@ -122,8 +124,32 @@ impl Inbox {
         !self.receiver.is_empty()
     }
 
+    /// Drops all events, and those that come from now on.
+    pub fn close(&mut self) {
+        self.receiver = crossbeam_channel::never();
+    }
+
     /// The oldest event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.receiver.try_recv().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::message::game_server::Note;
+
+    #[test]
+    fn nobody_waits_for_room_in_a_closed_inbox() {
+        let (outbox, mut inbox) = outbox(Arc::new(|| ()));
+        for _ in 0..OUTBOX_EVENTS {
+            outbox.tell(Event::Noted(Note::Created));
+        }
+        let waiting = std::thread::spawn(move || outbox.tell(Event::Noted(Note::Deleted)));
+        inbox.close();
+        waiting.join().unwrap();
+        assert_eq!((inbox.has_events(), inbox.poll_event()), (false, None));
     }
 }

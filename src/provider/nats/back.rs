@@ -116,6 +116,10 @@ impl Registry for Back {
         self.part.poll_event()
     }
 
+    fn ignore_events(&mut self) {
+        self.part.ignore_events();
+    }
+
     fn stop(&mut self) {
         self.part.stop();
     }

@@ -68,6 +68,11 @@ impl<T> Part<T> {
         self.inbox.poll_event()
     }
 
+    /// Events are dropped from now on.
+    pub(super) fn ignore_events(&mut self) {
+        self.inbox.close();
+    }
+
     /// Has the part finish what is queued and end. Events that come meanwhile are dropped.
     pub(super) fn stop(&mut self) {
         self.orders = None;
