@@ -167,6 +167,8 @@ fn nats(config: &Config, wake: &Wake, substitutes: &Substitutes) -> Result<Optio
             configured: configured(config).is_some(),
         }),
         store: back && settings.provider == Provider::Edgegap,
+        deadline: settings.deadline,
+        waiting_max: settings.waiting_max,
     };
     if !parts.front && parts.back.is_none() {
         return Ok(None);

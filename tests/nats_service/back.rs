@@ -118,6 +118,38 @@ fn what_is_no_request_is_answered_with_an_error_and_asks_nobody() {
 }
 
 #[test]
+fn no_more_requests_wait_than_the_desk_has_room_for() {
+    let Some(broker) = Broker::start() else { return };
+    let mut ours = broker.connect(&Parts {
+        waiting_max: 1,
+        ..back()
+    });
+    run(async {
+        let client = broker.client().await;
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.unwrap();
+        let payload = r#"{"client_ip":"81.128.157.100"}"#;
+        for _ in 0..2 {
+            let sent = client.publish_with_reply(SUBJECT, inbox.clone(), payload.into());
+            sent.await.unwrap();
+        }
+        client.flush().await.unwrap();
+        assert_eq!(
+            next(&mut answers).await.payload,
+            r#"{"Error":[429,"too many requests"]}"#
+        );
+        assert_eq!(next(&mut answers).await.payload, "");
+        let first = asked(&mut ours);
+        ours.back().answer(first, Answer::End);
+        assert_eq!(next(&mut answers).await.payload, "");
+        let sent = client.publish_with_reply(SUBJECT, inbox.clone(), payload.into());
+        sent.await.unwrap();
+        client.flush().await.unwrap();
+        assert_ne!(asked(&mut ours), first);
+    });
+}
+
+#[test]
 fn the_service_answers_in_one_piece_or_by_its_error_headers() {
     let Some(broker) = Broker::start() else { return };
     let mut ours = broker.connect(&back());

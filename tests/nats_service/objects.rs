@@ -20,6 +20,7 @@ pub fn everything() -> Parts {
             configured: true,
         }),
         store: true,
+        ..Parts::default()
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::front::request_subject;
 use super::objects::{Buckets, Fault};
 use super::part::{Orders, Part};
-use super::{Common, FLUSH_WITHIN, at_once, store};
+use super::{Bounds, Common, FLUSH_WITHIN, at_once, store};
 use crate::dialect::bevygap::parse_seek;
 use crate::message::game_server::{
     CertDigest, Event, Failure, Name, Note, Outcome, Placement, RequestId, Seek, Wanted,
@@ -38,10 +38,8 @@ const SERVICE_QUEUE: &str = "session_queue";
 const CONTEXTS: &str = "gameserver.contexts";
 /// What of that is logged.
 const CONTEXT_BYTES_MAX: usize = 512;
-/// Requests that wait for answers; more are refused.
-const REMOTES_MAX: usize = 1024;
-/// The desk has long ended a request of this age.
-const REMOTE_FOR: Duration = Duration::from_secs(120);
+/// Answers that could not be sent are told of again after this.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Registrations under way.
 const REGISTERING_MAX: usize = 256;
 /// A registration may take this long.
@@ -126,7 +124,7 @@ impl Registry for Back {
 }
 
 /// Runs until there are no more orders.
-pub(super) async fn serve(common: Common, mut orders: Orders<Order>, outbox: Outbox, served: Served) {
+pub(super) async fn serve(common: Common, mut orders: Orders<Order>, outbox: Outbox, served: Served, bounds: Bounds) {
     let Subscribed {
         mut requests,
         mut contexts,
@@ -139,12 +137,14 @@ pub(super) async fn serve(common: Common, mut orders: Orders<Order>, outbox: Out
     let mut link = common.link.clone();
     let mut desk = Remotes {
         common,
+        bounds,
         outbox,
         served,
         remotes: HashMap::new(),
         ages: VecDeque::new(),
         last: 0,
         registering: Arc::new(Semaphore::new(REGISTERING_MAX)),
+        unsent: Unsent::default(),
     };
     loop {
         tokio::select! {
@@ -226,6 +226,7 @@ enum Remote {
 
 struct Remotes {
     common: Common,
+    bounds: Bounds,
     outbox: Outbox,
     served: Served,
     remotes: HashMap<u64, Remote>,
@@ -233,6 +234,26 @@ struct Remotes {
     ages: VecDeque<(Instant, u64)>,
     last: u64,
     registering: Arc<Semaphore>,
+    unsent: Unsent,
+}
+
+/// Answers that could not be sent.
+#[derive(Default)]
+struct Unsent {
+    since_told: u64,
+    told: Option<Instant>,
+}
+
+impl Unsent {
+    /// One more; how many the log is to be told of, if it is time for that.
+    fn count(&mut self) -> Option<u64> {
+        self.since_told += 1;
+        let due = self.told.is_none_or(|told| told.elapsed() >= TELL_AGAIN_AFTER);
+        due.then(|| {
+            self.told = Some(Instant::now());
+            std::mem::take(&mut self.since_told)
+        })
+    }
 }
 
 impl Remotes {
@@ -267,16 +288,16 @@ impl Remotes {
         }
     }
 
-    /// Whether another request may wait. Forgets those that are too old to be answered.
+    /// Whether another request may wait. Forgets those that the desk has long ended.
     fn has_room(&mut self) -> bool {
         while let Some(&(since, id)) = self.ages.front() {
-            if self.remotes.contains_key(&id) && since.elapsed() < REMOTE_FOR {
+            if self.remotes.contains_key(&id) && since.elapsed() < self.bounds.patience {
                 break;
             }
             self.ages.pop_front();
             self.remotes.remove(&id);
         }
-        self.remotes.len() < REMOTES_MAX
+        self.remotes.len() < self.bounds.requests_max
     }
 
     fn ask(&mut self, remote: Remote, seek: Seek) {
@@ -286,13 +307,17 @@ impl Remotes {
         self.outbox.tell(Event::Asked(self.last, seek));
     }
 
-    fn refuse(&self, remote: Remote, code: u16, text: &str) {
+    fn refuse(&mut self, remote: Remote, code: u16, text: &str) {
         match remote {
             Remote::Inbox { reply, .. } => {
                 self.send(&reply, serde_json::json!({ "Error": [code, text] }).to_string());
                 self.send(&reply, String::new());
             }
-            Remote::Service(request) => respond(&request, Err(error(code, text))),
+            Remote::Service(request) => {
+                if !respond(&request, Err(error(code, text))) {
+                    self.lost();
+                }
+            }
         }
     }
 
@@ -326,16 +351,25 @@ impl Remotes {
                     Answer::Outcome(Outcome { status, body }) => Err(error(status, &body)),
                     Answer::Frame(_) | Answer::End => Err(error(500, "internal error")),
                 };
-                respond(&request, answer);
+                if !respond(&request, answer) {
+                    self.lost();
+                }
             }
         }
     }
 
     /// Sends if there is room: the connection has a queue, which outlasts a short loss of it.
-    fn send(&self, reply: &Subject, frame: String) {
+    fn send(&mut self, reply: &Subject, frame: String) {
         let sent = at_once(self.common.client.publish(reply.clone(), frame.into()));
         if !matches!(sent, Some(Ok(()))) {
-            tracing::debug!("NATS: an answer could not be sent");
+            self.lost();
+        }
+    }
+
+    /// An answer could not be sent.
+    fn lost(&mut self) {
+        if let Some(answers) = self.unsent.count() {
+            tracing::warn!(answers, "NATS: too much waits to be sent: answers are lost");
         }
     }
 
@@ -436,10 +470,9 @@ fn error(status: u16, text: &str) -> service::error::Error {
     }
 }
 
-fn respond(request: &service::Request, answer: Result<String, service::error::Error>) {
-    if !matches!(at_once(request.respond(answer.map(Into::into))), Some(Ok(()))) {
-        tracing::debug!("NATS: an answer could not be sent");
-    }
+/// Sends it if there is room; whether there was.
+fn respond(request: &service::Request, answer: Result<String, service::error::Error>) -> bool {
+    matches!(at_once(request.respond(answer.map(Into::into))), Some(Ok(())))
 }
 
 #[cfg(test)]
@@ -469,6 +502,15 @@ mod tests {
         assert_eq!(digest_key("203.0.113.10".parse().unwrap()), "203.0.113.10");
         assert_eq!(digest_key("2001:db8::1".parse().unwrap()), "2001-db8--1");
         assert_eq!(digest_key("::ffff:1.2.3.4".parse().unwrap()), "1.2.3.4");
+    }
+
+    #[test]
+    fn lost_answers_are_told_of_once_in_a_while() {
+        let mut unsent = Unsent::default();
+        assert_eq!(unsent.count(), Some(1));
+        assert_eq!((unsent.count(), unsent.count()), (None, None));
+        unsent.told = None;
+        assert_eq!(unsent.count(), Some(3));
     }
 
     #[test]

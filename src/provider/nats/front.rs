@@ -12,7 +12,7 @@ use rand::RngExt as _;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::part::{Orders, Part};
-use super::{Common, FLUSH_WITHIN, Link, at_once};
+use super::{Bounds, Common, FLUSH_WITHIN, Link, at_once};
 use crate::dialect::bevygap::push_seek;
 use crate::message::game_server::{
     Event, FORWARDED_BYTES_MAX, Failure, Note, Outcome, RequestId, Seek, SessionName, Wanted,
@@ -26,10 +26,6 @@ const ERROR_CODE: &str = "Nats-Service-Error-Code";
 const ERROR_TEXT: &str = "Nats-Service-Error";
 /// How long the answer for the configured game may take.
 const OUTCOME_WITHIN: Duration = Duration::from_secs(60);
-/// Frames are no longer waited for after this; whoever seeks was told long before.
-const FRAMES_WITHIN: Duration = Duration::from_secs(120);
-/// Requests that wait for answers; more fail.
-const WAITING_MAX: usize = 32_768;
 /// Nobody listens on the request's subject.
 const NOBODY: Failure = Failure::new(503, "nobody serves this game");
 
@@ -81,7 +77,7 @@ impl GameServerProvider for Front {
 }
 
 /// Runs until no more is asked.
-pub(super) async fn serve(common: Common, mut asks: Orders<Ask>, outbox: Outbox) {
+pub(super) async fn serve(common: Common, mut asks: Orders<Ask>, outbox: Outbox, bounds: Bounds) {
     let prefix = common.client.new_inbox();
     let mut replies = match common.client.subscribe(format!("{prefix}.*")).await {
         Ok(replies) => replies,
@@ -90,6 +86,7 @@ pub(super) async fn serve(common: Common, mut asks: Orders<Ask>, outbox: Outbox)
     let mut link = common.link.clone();
     let mut desk = Waiting {
         common,
+        bounds,
         link: *link.borrow_and_update(),
         prefix,
         outbox,
@@ -128,6 +125,7 @@ struct Request {
 
 struct Waiting {
     common: Common,
+    bounds: Bounds,
     link: Link,
     prefix: String,
     outbox: Outbox,
@@ -137,7 +135,7 @@ struct Waiting {
 
 impl Waiting {
     fn submit(&mut self, id: RequestId, seek: &Seek) {
-        if !self.common.is_connected() || self.requests.len() >= WAITING_MAX {
+        if !self.common.is_connected() || self.requests.len() >= self.bounds.requests_max {
             return self.outbox.tell(Event::Failed(id, Failure::UNAVAILABLE));
         }
         let Some(subject) = subject(&seek.wanted) else {
@@ -155,7 +153,12 @@ impl Waiting {
         }
         let in_one = seek.wanted == Wanted::Configured;
         let since = Instant::now();
-        let due = since + if in_one { OUTCOME_WITHIN } else { FRAMES_WITHIN };
+        // Whoever seeks was told long before that nothing comes.
+        let due = since
+            + match in_one {
+                true => OUTCOME_WITHIN,
+                false => self.bounds.patience,
+            };
         self.due.insert((due, id.0));
         let request = Request {
             salt,

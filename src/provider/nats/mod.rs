@@ -39,6 +39,12 @@ pub use store::NatsStore;
 use super::{Outbox, Wake, outbox};
 use objects::Objects;
 
+/// How much longer than the desk the front and the back remember a request.
+const MARGIN: Duration = Duration::from_secs(45);
+/// Requests that wait for answers where the desk has no limit.
+const REQUESTS_MAX: usize = 1 << 16;
+/// Messages that wait to be sent, such as last words to all who ask when the server stops.
+const SENDING_MAX: usize = 1 << 14;
 /// The first pause before the connection is tried again; it doubles up to [`RETRY_AFTER_MAX`].
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(100);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
@@ -85,6 +91,25 @@ pub struct Parts {
     /// [`NatsStore`]. With it, orders to delete sessions are taken, and acknowledged when the store is told that they were
     /// deleted. Without it, sessions of providers are other matchmakers' business.
     pub store: bool,
+    /// The desk has ended a request of this age.
+    pub deadline: Duration,
+    /// Requests that the desk has under way at most; 0: no limit.
+    pub waiting_max: u32,
+}
+
+impl Parts {
+    /// Whoever waits for an answer for so long will not get one.
+    fn patience(&self) -> Duration {
+        self.deadline + MARGIN
+    }
+
+    /// Requests that wait for answers.
+    fn requests_max(&self) -> usize {
+        match self.waiting_max {
+            0 => REQUESTS_MAX,
+            waiting_max => usize::try_from(waiting_max).unwrap_or(usize::MAX),
+        }
+    }
 }
 
 /// The parts.
@@ -156,6 +181,10 @@ pub fn prepare(settings: &Settings, parts: &Parts, wake: &Wake) -> Result<Prepar
         back: None,
         front: None,
         store: None,
+        bounds: Bounds {
+            patience: parts.patience(),
+            requests_max: parts.requests_max(),
+        },
     };
     if parts.front {
         let (outbox, inbox) = outbox(Arc::clone(wake));
@@ -221,6 +250,7 @@ fn options(settings: &Settings) -> Result<ConnectOptions, StartError> {
         .max_reconnects(None)
         .reconnect_delay_callback(retry_after)
         .subscription_capacity(SUBSCRIPTION_MESSAGES)
+        .client_capacity(SENDING_MAX)
         // A request of the front must not come back to the back of the same process.
         .no_echo()
         .require_tls(settings.tls != Tls::Insecure);
@@ -264,6 +294,16 @@ struct Work {
     front: Option<(part::Orders<front::Ask>, Outbox)>,
     back: Option<(part::Orders<back::Order>, Outbox, Served)>,
     store: Option<store::Jobs>,
+    bounds: Bounds,
+}
+
+/// Bounds of the requests that the front and the back remember.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// How long.
+    patience: Duration,
+    /// How many.
+    requests_max: usize,
 }
 
 /// The connection as the parts see it.
@@ -335,10 +375,10 @@ impl Work {
             set.spawn(store::serve(common.clone(), jobs, deletions));
         }
         if let Some((orders, outbox)) = self.front {
-            parts.spawn(front::serve(common.clone(), orders, outbox));
+            parts.spawn(front::serve(common.clone(), orders, outbox, self.bounds));
         }
         if let Some((orders, outbox, served)) = self.back {
-            parts.spawn(back::serve(common.clone(), orders, outbox, served));
+            parts.spawn(back::serve(common.clone(), orders, outbox, served, self.bounds));
         }
         while parts.join_next().await.is_some() {}
     }
