@@ -84,10 +84,15 @@ pub(super) async fn serve(common: Common, mut asks: Orders<Ask>, outbox: Outbox,
         Err(error) => return tracing::error!("NATS: {error}"),
     };
     let mut link = common.link.clone();
+    let known = *link.borrow_and_update();
+    if known.connected {
+        // It was quicker than we, so there will be no change to tell.
+        outbox.tell(Event::Noted(Note::Connected(true)));
+    }
     let mut desk = Waiting {
         common,
         bounds,
-        link: *link.borrow_and_update(),
+        link: known,
         prefix,
         outbox,
         requests: HashMap::new(),
