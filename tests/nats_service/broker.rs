@@ -198,7 +198,7 @@ impl Ours {
     pub fn start(settings: &Settings, parts: &Parts) -> Self {
         let (sender, woken) = bounded(1);
         let wake: Wake = Arc::new(move || sender.try_send(()).unwrap_or_default());
-        let Handles { front, back, store } = nats::start(settings, parts, &wake).unwrap();
+        let Handles { front, back, store } = nats::prepare(settings, parts, &wake).unwrap().start().unwrap();
         Self {
             front,
             back,
