@@ -40,7 +40,7 @@ const CONTEXTS: &str = "gameserver.contexts";
 const CONTEXT_BYTES_MAX: usize = 512;
 /// Answers that could not be sent are told of again after this.
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// Registrations under way.
+/// Registrations that are being written at a time.
 const REGISTERING_MAX: usize = 256;
 /// A registration may take this long.
 const REGISTER_WITHIN: Duration = Duration::from_secs(5);
@@ -375,12 +375,16 @@ impl Remotes {
 
     fn register(&self, registration: Registration) {
         let id = registration.id;
-        let permit = Arc::clone(&self.registering).try_acquire_owned();
-        let Some(permit) = permit.ok().filter(|_| self.common.is_connected()) else {
+        if !self.common.is_connected() {
             return self.outbox.tell(Event::NotRegistered(id));
-        };
+        }
         let (outbox, mut objects) = (self.outbox.clone(), self.common.objects.clone());
+        let registering = Arc::clone(&self.registering);
         tokio::spawn(async move {
+            // Many at once take turns; the desk has bounds for how many, and for how long.
+            let Ok(permit) = registering.acquire_owned().await else {
+                return outbox.tell(Event::NotRegistered(id));
+            };
             let since = Instant::now();
             let written = timeout(REGISTER_WITHIN, async {
                 let buckets = store::ready(&mut objects).await?;
