@@ -42,7 +42,9 @@ const CONTEXT_BYTES_MAX: usize = 512;
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Registrations that are being written at a time.
 const REGISTERING_MAX: usize = 256;
-/// A registration may take this long.
+/// Registrations that wait for that, with them.
+const WAITING_MAX: usize = 8192;
+/// A registration may take this long, and wait for its turn as long.
 const REGISTER_WITHIN: Duration = Duration::from_secs(5);
 /// How the last frame of success begins; it is followed by two empty messages, as every other last frame by one.
 const READY_FRAME: &str = r#"{"SessionReady""#;
@@ -144,6 +146,7 @@ pub(super) async fn serve(common: Common, mut orders: Orders<Order>, outbox: Out
         ages: VecDeque::new(),
         last: 0,
         registering: Arc::new(Semaphore::new(REGISTERING_MAX)),
+        waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         unsent: Unsent::default(),
     };
     loop {
@@ -234,6 +237,8 @@ struct Remotes {
     ages: VecDeque<(Instant, u64)>,
     last: u64,
     registering: Arc<Semaphore>,
+    /// Places for registrations, those that wait for their turn included.
+    waiting: Arc<Semaphore>,
     unsent: Unsent,
 }
 
@@ -375,14 +380,17 @@ impl Remotes {
 
     fn register(&self, registration: Registration) {
         let id = registration.id;
-        if !self.common.is_connected() {
+        let place = Arc::clone(&self.waiting).try_acquire_owned();
+        let Some(place) = place.ok().filter(|_| self.common.is_connected()) else {
             return self.outbox.tell(Event::NotRegistered(id));
-        }
-        let (outbox, mut objects) = (self.outbox.clone(), self.common.objects.clone());
+        };
+        let (outbox, common) = (self.outbox.clone(), self.common.clone());
+        let mut objects = common.objects.clone();
         let registering = Arc::clone(&self.registering);
         tokio::spawn(async move {
-            // Many at once take turns; the desk has bounds for how many, and for how long.
-            let Ok(permit) = registering.acquire_owned().await else {
+            // A burst takes turns; what JetStream does not work off is not kept.
+            let turn = timeout(REGISTER_WITHIN, registering.acquire_owned()).await;
+            let Some(permit) = turn.ok().and_then(Result::ok).filter(|_| common.is_connected()) else {
                 return outbox.tell(Event::NotRegistered(id));
             };
             let since = Instant::now();
@@ -404,7 +412,7 @@ impl Remotes {
             outbox.tell(event);
             let took = since.elapsed();
             outbox.tell(Event::Noted(Note::Called { took, good }));
-            drop(permit);
+            drop((permit, place));
         });
     }
 

@@ -64,7 +64,8 @@ impl Scheduler {
                     );
                 }
                 let wait_ms = backoff(attempt, (RETRY_MS, WAIT_MAX_MS)).max(fault.wait_ms().min(WAIT_MAX_MS));
-                let again = fault.is_before_creation() && attempt < RETRIES && !instance.seats.is_empty();
+                let again =
+                    fault.is_before_creation() && attempt < RETRIES && !instance.seats.is_empty() && !self.record_lost;
                 if again && now_ms + wait_ms < deadline_ms {
                     instance.phase = Phase::Wanted {
                         due_ms: now_ms + wait_ms,

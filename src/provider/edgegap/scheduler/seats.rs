@@ -58,6 +58,10 @@ impl Scheduler {
         let Phase::Running { idle_ms, .. } = &mut instance.phase else {
             return;
         };
+        // A number may be written in several ways; only the first is the seat's.
+        if instance.seats.contains_key(&number) {
+            return;
+        }
         *idle_ms = None;
         let state = SeatState::Claimed;
         let seat = Seat {
