@@ -86,19 +86,86 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// An event loop, and the shard that it runs: 0-based.
+/// An event loop, and the shard that it runs: 0-based. Where it says by whom a peer is served it may also stand for another
+/// node of the cluster, which the loops treat like one more loop: see [`LoopId::of_node`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoopId(u16);
 
 impl LoopId {
-    /// The loop with this index.
+    /// Loops that a process may have.
+    pub const LOOPS_MAX: usize = Self::FIRST_NODE as usize;
+    const FIRST_NODE: u16 = 1 << 15;
+
+    /// The loop with this index, below [`LoopId::LOOPS_MAX`].
     pub const fn new(index: u16) -> Self {
         Self(index)
+    }
+
+    /// What stands for another node.
+    pub const fn of_node(node: NodeNo) -> Self {
+        Self(Self::FIRST_NODE | node.0)
+    }
+
+    /// The node that it stands for; None: it is a loop of this process.
+    pub const fn node(self) -> Option<NodeNo> {
+        match self.0 >= Self::FIRST_NODE {
+            true => Some(NodeNo(self.0 & !Self::FIRST_NODE)),
+            false => None,
+        }
     }
 
     /// Its index.
     pub const fn index(self) -> usize {
         self.0 as usize
+    }
+}
+
+/// Another node of the cluster in one of its epochs, by a number of this process. Never used twice: a node that lost its
+/// lease and came back, or was started again, has a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeNo(u16);
+
+impl NodeNo {
+    /// Numbers that there are.
+    pub const COUNT: u16 = LoopId::FIRST_NODE;
+
+    /// The node with this number, below [`NodeNo::COUNT`]; None: the numbers are used up.
+    pub const fn new(number: u16) -> Option<Self> {
+        match number < Self::COUNT {
+            true => Some(Self(number)),
+            false => None,
+        }
+    }
+
+    /// Its number.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A command to the broker: the loop that waits for its reply, and a number of that loop's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CommandId(u64);
+
+impl CommandId {
+    /// The `count`th command of a loop.
+    pub const fn new(loop_id: LoopId, count: u64) -> Self {
+        Self((loop_id.0 as u64) << 48 | (count & (u64::MAX >> 16)))
+    }
+
+    /// The loop that waits for the reply.
+    pub const fn loop_id(self) -> LoopId {
+        LoopId((self.0 >> 48) as u16)
+    }
+
+    /// As a number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// From a number made by [`CommandId::as_u64`].
+    pub const fn from_u64(number: u64) -> Self {
+        Self(number)
     }
 }
 
@@ -140,14 +207,20 @@ impl SessionId {
     pub const fn as_u64(self) -> u64 {
         self.0
     }
+
+    /// From a number made by [`SessionId::as_u64`], here or on another node.
+    pub const fn from_u64(number: u64) -> Self {
+        Self(number)
+    }
 }
 
-/// A namespace or room: a keyed 128-bit hash of its name, so any loop can compute it.
+/// A namespace or room: a 128-bit hash of its name, so any loop can compute it (keyed, but in a cluster: see
+/// [`Homes::in_cluster`]).
 ///
 /// Two halves and not a `u128`, whose alignment would cost every membership eight bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamespaceId {
-    /// Says which loop is its home: in ascending order of ids, those of one home stand together.
+    /// Says which loop is its home, but in a cluster.
     high: u64,
     low: u64,
 }
@@ -204,6 +277,8 @@ pub struct Homes {
     loops: u16,
     keys: [u64; 4],
     hasher: ahash::RandomState,
+    /// Every node computes the same id for a name.
+    shared_names: bool,
 }
 
 impl Homes {
@@ -214,6 +289,16 @@ impl Homes {
             loops: loops.max(1),
             keys,
             hasher: ahash::RandomState::with_seeds(a, b, c, d),
+            shared_names: false,
+        }
+    }
+
+    /// The same homes with ids of namespaces on which all nodes of a cluster agree, so that traffic between nodes carries
+    /// ids and no names. Which loop is a namespace's home stays this process's secret.
+    pub fn in_cluster(self) -> Self {
+        Self {
+            shared_names: true,
+            ..self
         }
     }
 
@@ -239,7 +324,11 @@ impl Homes {
 
     /// The loop that keeps a namespace's or room's roster and match queues.
     pub fn of_namespace(&self, namespace: NamespaceId) -> LoopId {
-        self.spread(namespace.high)
+        match self.shared_names {
+            // Anybody can compute such an id: without a key one could aim names at one core.
+            true => self.of_key(&namespace),
+            false => self.spread(namespace.high),
+        }
     }
 
     /// The loop that counts what a client address does.
@@ -254,6 +343,13 @@ impl Homes {
 
     /// The id of the namespace or room of this name.
     pub fn namespace(&self, name: &str) -> NamespaceId {
+        if self.shared_names {
+            // No secret is shared by the nodes, so it takes a hash that is hard to collide without one.
+            let digest: [u8; 32] = Sha256::digest(name.as_bytes()).into();
+            let (half, _) = digest.split_at(16);
+            let half = half.try_into().expect("half of 32 bytes");
+            return NamespaceId::from_u128(u128::from_be_bytes(half));
+        }
         // SipHash and not ahash: two names with one id would share their members, so this must be a pseudo-random function.
         let mut hasher = SipHasher13::new_with_keys(self.keys[0] ^ self.keys[2], self.keys[1] ^ self.keys[3]);
         std::hash::Hasher::write(&mut hasher, name.as_bytes());

@@ -3,7 +3,7 @@
 //! One event loop for each core, each with a slab of connections and a shard of the peers; see `ARCHITECTURE.md`.
 //!
 //! ```text
-//! main -> server -> event_loop -+-> dialect -> codec
+//! main -> server -> event_loop -+-> broker, provider -> dialect -> codec
 //!           |                   +-> shard ----+
 //!           +-> config, metrics +-> mailbox --+-> message -> ids
 //! ```
@@ -13,6 +13,7 @@
 //! Owns: the list of modules; `tests/tidy.rs` says which of them may name which.
 //! Never: promises a stable interface.
 
+pub mod broker;
 pub mod cli;
 pub mod codec;
 pub mod config;

@@ -3,6 +3,7 @@
 //! Owns: the types in which dialects and shards speak to each other.
 //! Never: knows a wire format, a connection or a loop.
 
+pub mod cluster;
 pub mod game_server;
 pub mod matchmaker;
 pub mod natpunch;
@@ -17,6 +18,8 @@ use crate::ids::Fingerprint;
 
 /// A close code of ours: the same key registered again (peer protocol, section 5).
 pub const CLOSE_REPLACED: u16 = 4001;
+/// IANA registry: the service restarts. The peer's place in the cluster was lost; it may connect again at once.
+pub const CLOSE_RESTART: u16 = 1012;
 /// RFC 6455 section 7.4.1: the server is going away.
 pub const CLOSE_GOING_AWAY: u16 = 1001;
 /// RFC 6455 section 7.4.1: policy violation.
@@ -489,6 +492,7 @@ refusals! {
     KickFieldsRequired = 400 "room_id and fingerprint required",
     NotRoomOwner = 403 "only room owner can kick",
     InvalidMetadata = 400 "invalid metadata payload",
+    BrokerUnavailable = 503 "broker unavailable",
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Owns: the composition of everything, the signals, and the order of start and stop.
 //! Never: touches a connection.
 
+mod brokers;
 mod game_servers;
 mod healthcheck;
 mod host;
@@ -118,6 +119,8 @@ impl Server {
         let postbox = Arc::new(postbox);
         let wake = game_servers::wake(postbox.clone());
         let office = game_servers::prepare(config, &wake, &mut substitutes)?;
+        let homes = Homes::new(loops as u16, rand::rng().random());
+        let broker = brokers::prepare(config, &homes, &postbox)?;
         let passages = (tables.per_loop && loops > 1).then(|| Passages::new(loops));
         let passages = passages.transpose().map_err(|error| failed("passages", &error))?;
 
@@ -134,7 +137,7 @@ impl Server {
             finished: Arc::new(AtomicUsize::new(0)),
         };
         let pin = config.pin_cores && loops <= cores.len();
-        let mut seats = seats(config, &plan.shared, mailboxes, passages.as_ref());
+        let mut seats = seats(config, &plan.shared, homes, mailboxes, passages.as_ref(), broker);
         for (seat, core) in seats.iter_mut().zip(cores).filter(|_| pin) {
             seat.core = Some(core);
         }
@@ -274,7 +277,7 @@ fn loop_count(config: &Config) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         loops => loops,
     }
-    .min(usize::from(u16::MAX - 1))
+    .min(LoopId::LOOPS_MAX - 1)
 }
 
 fn catch_signals() -> Result<(), StartError> {
@@ -309,21 +312,30 @@ fn connect(config: &Config, loops: usize) -> Result<(Vec<Mailbox<Delivery>>, Pos
 fn seats(
     config: &Config,
     shared: &Shared,
+    homes: Homes,
     mailboxes: Vec<Mailbox<Delivery>>,
     passages: Option<&Passages>,
+    broker: Option<brokers::Prepared>,
 ) -> Vec<Seat> {
     let limits = Arc::new(limits(config, mailboxes.len()));
-    let homes = Homes::new(mailboxes.len() as u16, rand::rng().random());
+    let clustered = broker.as_ref().is_some_and(|broker| broker.cluster_state);
+    let homes = if clustered { homes.in_cluster() } else { homes };
+    let mut links = broker.map(|broker| broker.links).unwrap_or_default().into_iter();
     let punch_limits = Arc::new(punch_limits(config));
     let punch_permits = Arc::new(punch::Permits::default());
     let seat = |(index, mailbox)| {
         let id = LoopId::new(index as u16);
         let seed = rand::rng().random();
         let punch_seed = rand::rng().random();
+        let mut shard = Shard::new(id, homes.clone(), limits.clone(), shared.permits.clone(), seed);
+        if clustered {
+            shard.join_cluster();
+        }
         Seat {
             mailbox,
+            link: links.next(),
             passage: passages.map(|passages| passages.end_of(id)),
-            shard: Shard::new(id, homes.clone(), limits.clone(), shared.permits.clone(), seed),
+            shard,
             punch: Punch::new(
                 id,
                 homes.clone(),

@@ -23,10 +23,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("shard", &["message", "ids"]),
     ("dialect", &["codec", "message", "ids"]),
     ("provider", &["dialect", "codec", "message", "ids"]),
+    ("broker", &["dialect", "codec", "message", "ids"]),
     (
         "event_loop",
         &[
-            "mailbox", "provider", "dialect", "codec", "shard", "message", "ids", "metrics",
+            "mailbox", "provider", "broker", "dialect", "codec", "shard", "message", "ids", "metrics",
         ],
     ),
     (
@@ -35,6 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "event_loop",
             "mailbox",
             "provider",
+            "broker",
             "dialect",
             "codec",
             "shard",

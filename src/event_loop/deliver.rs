@@ -75,6 +75,7 @@ impl EventLoop {
             Output::Deliver { conn, held } => self.deliver_held(conn, &held),
             Output::Resolved { peer, to, message } => self.on_resolved(peer, to, &message),
             Output::Mail { to, mail } => self.mailbox.control(to, Delivery::Mail(mail)),
+            Output::Command(command) => self.give_command(*command),
             Output::Resume(conn) => {
                 if let Some(slot) = self.registered_slot(conn) {
                     self.resume(slot);

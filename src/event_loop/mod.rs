@@ -15,6 +15,7 @@ mod connection;
 pub mod datagrams;
 mod deliver;
 mod drain;
+mod figures;
 mod frames;
 mod http;
 mod ice;
@@ -22,6 +23,7 @@ mod keepalive;
 pub mod listener;
 mod lobby;
 mod moving;
+mod nodes;
 mod office;
 mod opening;
 mod outgoing;
@@ -56,11 +58,12 @@ pub use addresses::AddressLimits;
 pub use office::{DESK_LOOP, Office};
 pub use seekers::SeekerSettings;
 
+use crate::broker::Link;
 use crate::codec::deflate::{Deflater, Inflater};
 use crate::dialect::peer::IceServers;
 use crate::ids::{ConnId, LoopId};
 use crate::mailbox::Mailbox;
-use crate::metrics::{Board, Counters, Metric};
+use crate::metrics::{Board, Counters};
 use crate::shard::punch::{self, Punch};
 use crate::shard::{Mail, PeerKey, Permits, Shard, Target};
 
@@ -68,6 +71,7 @@ use buffers::Pool;
 use clock::Clock;
 use connection::{Connection, Entrance};
 use datagrams::{DatagramSettings, Datagrams};
+use figures::PUBLISH_MS;
 use timers::Timers;
 use window::Window;
 
@@ -193,6 +197,8 @@ pub struct Parts {
     pub shard: Shard,
     /// Its punch state.
     pub punch: Punch,
+    /// Its way to the broker, if there are other nodes.
+    pub link: Option<Link>,
     /// The certificate for new connections.
     pub tls: Option<Arc<ServerConfig>>,
     /// What it is to do.
@@ -215,8 +221,6 @@ const ACCEPT_BATCH: usize = 64;
 const HANDSHAKES_MAX: usize = 4;
 /// Batches of mail taken in one turn.
 const MAIL_BATCH: usize = 256;
-/// How often the metrics are published.
-const PUBLISH_MS: u64 = 50;
 /// How long accepting rests when descriptors or memory ran out.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -264,6 +268,7 @@ pub struct EventLoop {
     shard: Shard,
     punch: Punch,
     office: Option<office::Staff>,
+    neighbours: Option<nodes::Neighbours>,
     datagrams: Datagrams,
     mailbox: Mailbox<Delivery>,
     tls: Option<Arc<ServerConfig>>,
@@ -324,6 +329,7 @@ impl EventLoop {
             passage,
             shard,
             punch,
+            link,
             tls,
             settings,
             shared,
@@ -366,6 +372,7 @@ impl EventLoop {
             shard,
             punch,
             office: None,
+            neighbours: link.map(nodes::Neighbours::new),
             datagrams,
             mailbox,
             tls,
@@ -422,6 +429,7 @@ impl EventLoop {
             self.receive_mail();
             self.retry_held_up();
             self.serve_office();
+            self.serve_broker();
             if !self.mailbox.is_congested() {
                 self.accept();
                 self.serve_ready();
@@ -511,62 +519,10 @@ impl EventLoop {
             no_later(due_ms);
         }
         // Looked at after the sleep is announced: what comes later wakes.
-        match self.mailbox.try_sleep() && !self.office_has_events() {
+        match self.mailbox.try_sleep() && !self.office_has_events() && !self.broker_has_events() {
             true => until.map(|at| Duration::from_millis(at.saturating_sub(now_ms))),
             false => Some(Duration::ZERO),
         }
-    }
-
-    fn end_turn(&mut self) {
-        // The turn's length is what a message that arrived at its start had to wait for at most.
-        self.counters.turn(self.clock.now.elapsed().as_nanos() as u64);
-        self.unpublished = true;
-        if self.clock.now_ms >= self.published_ms + PUBLISH_MS {
-            self.publish();
-        }
-    }
-
-    fn publish(&mut self) {
-        let census = self.shard.census();
-        let shard = self.shard.counters().clone();
-        let before = std::mem::replace(&mut self.shard_counted, shard.clone());
-        for (metric, value) in [
-            (Metric::Peers, census.peers),
-            (Metric::Namespaces, census.namespaces),
-            (Metric::Rooms, census.rooms),
-            (Metric::MatchWaiting, census.match_waiting),
-            (Metric::Aliases, census.aliases),
-            (Metric::OpenSums, census.open_sums),
-            (Metric::StateBytes, self.shard.state_bytes()),
-            (Metric::OutputBytes, self.unsent),
-            (Metric::PoolBlocksTaken, self.pool.taken()),
-            (Metric::PoolBytesKept, self.pool.kept_bytes()),
-            (Metric::MailBacklog, self.mailbox.backlog()),
-        ] {
-            self.counters.set(metric, value as u64);
-        }
-        for (metric, value) in [
-            (Metric::StaleMail, shard.stale_mail - before.stale_mail),
-            (Metric::Replaced, shard.replaced - before.replaced),
-            (Metric::Matches, shard.matches - before.matches),
-            (
-                Metric::RefusedForbidden,
-                shard.refused_forbidden - before.refused_forbidden,
-            ),
-            (
-                Metric::RefusedNotFound,
-                shard.refused_not_found - before.refused_not_found,
-            ),
-            (Metric::RefusedFull, shard.refused_full - before.refused_full),
-        ] {
-            // Added, because the loop counts refusals of its own as well.
-            self.counters.add(metric, value);
-        }
-        self.publish_punch();
-        self.publish_office();
-        self.shared.board.publish(self.id.index(), &self.counters);
-        self.published_ms = self.clock.now_ms;
-        self.unpublished = false;
     }
 
     fn list_ready(&mut self, slot: usize) {

@@ -19,6 +19,7 @@ use rustls::ServerConfig;
 
 use super::tables;
 use super::{StartError, failed};
+use crate::broker::Link;
 use crate::config::Config;
 use crate::event_loop::datagrams::socket;
 use crate::event_loop::passage::Passage;
@@ -33,6 +34,7 @@ pub(super) struct Seat {
     pub(super) passage: Option<Passage>,
     pub(super) shard: Shard,
     pub(super) punch: Punch,
+    pub(super) link: Option<Link>,
     /// Where it is pinned.
     pub(super) core: Option<CoreId>,
 }
@@ -245,6 +247,7 @@ fn ready(plan: Plan, seat: Seat, wanted: &Wanted) -> Result<(EventLoop, Bound), 
         passage: seat.passage,
         shard: seat.shard,
         punch: seat.punch,
+        link: seat.link,
         tls: plan.tls,
         settings: plan.settings,
         shared: plan.shared,

@@ -9,6 +9,7 @@
 
 mod aliases;
 mod broadcast;
+mod cluster;
 pub mod desk;
 mod holding;
 mod inspect;
@@ -121,6 +122,8 @@ pub struct Shard {
     targets: Vec<ConnId>,
     /// Mail to itself: handled before the input that caused it returns.
     own: VecDeque<Mail>,
+    /// What makes it a part of several nodes' one place.
+    cluster: Option<Box<cluster::Cluster>>,
 }
 
 impl Shard {
@@ -143,6 +146,7 @@ impl Shard {
             outputs: VecDeque::new(),
             targets: Vec::new(),
             own: VecDeque::new(),
+            cluster: None,
         }
     }
 
@@ -178,6 +182,7 @@ impl Shard {
                 self.send(asker.loop_id, Mail::AliasResolved { asker, holder });
             }
             Mail::AliasResolved { asker, holder } => self.on_alias_resolved(asker, holder),
+            Mail::Ask { asker, namespace, ask } if self.is_clustered() => self.ask_cluster(asker, namespace, ask),
             Mail::Ask { asker, namespace, ask } => self.on_ask(asker, namespace, ask),
             Mail::Answer {
                 asker,

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::ids::{ConnId, Fingerprint, LoopId, NamespaceId, SessionId};
+use crate::message::cluster::Command;
 use crate::message::{DirectKind, Event, Refusal};
 
 use super::mail::Mail;
@@ -76,6 +77,8 @@ pub enum Output {
         /// What.
         mail: Mail,
     },
+    /// A command for the broker.
+    Command(Box<Command>),
     /// The awaited answer was given: parse and read this connection again.
     Resume(ConnId),
     /// The session of this connection is over: close it. The connection is nobody's from here on.

@@ -262,8 +262,8 @@ impl Shard {
     }
 
     fn send_gone(&mut self, asker: Asker, mut held_at: Vec<NamespaceId>) {
-        // Ascending ids are ascending homes, because a home is the top of the id: equal homes stand together.
-        held_at.sort_unstable();
+        // Equal homes stand together.
+        held_at.sort_unstable_by_key(|namespace| (self.homes.of_namespace(*namespace), *namespace));
         held_at.dedup();
         let mut homes = 0;
         for namespaces in held_at.chunk_by(|a, b| self.homes.of_namespace(*a) == self.homes.of_namespace(*b)) {

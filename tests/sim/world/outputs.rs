@@ -75,6 +75,7 @@ impl World {
                     self.route(serial, peer, to, &message);
                 }
                 Output::Mail { to, mail } => self.links.control(at, to, mail),
+                Output::Command(_) => unreachable!("one node alone has no broker"),
                 Output::Resume(conn) => match self.serial(at, conn) {
                     Some(serial) => {
                         self.conns[serial].wait = None;

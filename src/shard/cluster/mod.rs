@@ -1,0 +1,145 @@
+//! One place on several nodes: what a shard does when a broker decides in place of the homes.
+//!
+//! A request for a home still goes to that home, which is then this node's spokesman for it: it gives the broker a command and
+//! answers with the reply. What it knows of a namespace is a copy, kept by what the broker tells of it, own changes included,
+//! so all nodes see them in one order. The rules are in `docs/decisions/cluster.md`.
+//!
+//! Owns: the commands that wait for a reply, and whether the broker takes any.
+//! Never: decides what the broker decides, or talks to it: commands are outputs.
+
+mod away;
+mod sessions;
+mod spaces;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+
+use super::Shard;
+use super::mail::Asker;
+use super::output::Output;
+use crate::ids::{CommandId, Fingerprint, Homes, NamespaceId};
+use crate::message::cluster::{Command, Event, Reply, What, Who};
+
+/// What a shard knows and waits for as a part of a cluster.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    /// The broker takes commands.
+    up: bool,
+    /// Commands given.
+    commands: u64,
+    asked: HashMap<CommandId, Asked, RandomState>,
+    spaces: spaces::Spaces,
+    sessions: sessions::Sessions,
+    away: away::Away,
+}
+
+/// Who waits for the reply to a command, and for what.
+#[derive(Debug)]
+enum Asked {
+    /// See [`spaces`].
+    Space(NamespaceId, spaces::Asked),
+    /// See [`sessions`].
+    Session(Who, sessions::Asked),
+    /// An alias that is not held here.
+    Alias(Asker),
+    /// Where a peer is to whom something is to be sent.
+    Peer(Fingerprint),
+}
+
+impl Cluster {
+    fn new(homes: &Homes) -> Self {
+        Self {
+            up: false,
+            commands: 0,
+            asked: HashMap::with_hasher(homes.hasher()),
+            spaces: spaces::Spaces::new(homes),
+            sessions: sessions::Sessions::default(),
+            away: away::Away::new(homes),
+        }
+    }
+}
+
+impl Shard {
+    /// This shard is one of a cluster's from here on: nothing has happened to it yet, and the broker is still to come up.
+    pub fn join_cluster(&mut self) {
+        self.cluster = Some(Box::new(Cluster::new(&self.homes)));
+    }
+
+    /// The broker tells something.
+    pub fn handle_cluster(&mut self, event: Event) {
+        if self.cluster.is_some() {
+            self.on_cluster_event(event);
+        }
+        self.settle();
+    }
+
+    fn on_cluster_event(&mut self, event: Event) {
+        match event {
+            Event::Replied { id, reply } => self.on_reply(id, reply),
+            Event::Changed {
+                namespace,
+                version,
+                change,
+            } => self.on_space_changed(namespace, version, change),
+            Event::Matched {
+                namespace,
+                members,
+                matched,
+            } => self.on_space_matched(namespace, &members, &matched),
+            Event::Replaced(who) => self.on_session_replaced(who),
+            Event::NodeGone(node) => {
+                self.forget_node_spaces(node);
+                self.forget_node_peers(node);
+            }
+            Event::Down => {
+                if let Some(cluster) = &mut self.cluster {
+                    cluster.up = false;
+                }
+            }
+            Event::Up => {
+                if let Some(cluster) = &mut self.cluster {
+                    cluster.up = true;
+                }
+                self.resume_sessions();
+            }
+            Event::Compare => self.compare_spaces(),
+            // Bytes are the shell's.
+            Event::Traffic { .. } | Event::Plain(_) => {}
+        }
+    }
+
+    fn on_reply(&mut self, id: CommandId, reply: Reply) {
+        let asked = self.cluster.as_mut().and_then(|cluster| cluster.asked.remove(&id));
+        match asked {
+            Some(Asked::Space(namespace, asked)) => self.on_space_reply(id, namespace, asked, reply),
+            Some(Asked::Session(who, asked)) => self.on_session_reply(who, asked, reply),
+            Some(Asked::Alias(asker)) => self.on_alias_reply(asker, &reply),
+            Some(Asked::Peer(fingerprint)) => self.on_peer_found(&fingerprint, &reply),
+            None => self.counters.stale_mail += 1,
+        }
+    }
+
+    /// Gives the broker a command; its reply is for `asked`. While the broker is down the reply is [`Reply::Lost`], and
+    /// comes at once.
+    fn command(&mut self, asked: Asked, what: What) -> CommandId {
+        let loop_id = self.id;
+        let Some(cluster) = &mut self.cluster else {
+            return CommandId::new(loop_id, 0);
+        };
+        cluster.commands += 1;
+        let id = CommandId::new(loop_id, cluster.commands);
+        cluster.asked.insert(id, asked);
+        self.outputs.push_back(Output::Command(Box::new(Command { id, what })));
+        id
+    }
+
+    /// Whether other nodes may have what is not here.
+    pub(super) fn is_clustered(&self) -> bool {
+        self.cluster.is_some()
+    }
+
+    /// Whether the broker takes commands.
+    fn is_up(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.up)
+    }
+}
