@@ -13,6 +13,7 @@ use compact_str::CompactString;
 use super::broadcast::SumId;
 use super::peers::PeerKey;
 use crate::ids::{Fingerprint, LoopId, NamespaceId, SessionId};
+use crate::message::cluster::Who;
 use crate::message::{CriteriaKey, DirectKind, Matched, PeerInfo, Refusal};
 
 /// A session that waits for an answer, and which of its requests it waits for.
@@ -156,6 +157,38 @@ pub enum Mail {
         sum: SumId,
         /// How many.
         refused: u32,
+    },
+    /// To a key's home, from a namespace's: that peer came or went on another node, so what is known of its place is old.
+    RouteChanged {
+        /// Whose.
+        fingerprint: Fingerprint,
+    },
+    /// To a namespace's home, after the broker was lost: what this session has there is to be told again.
+    Rejoin {
+        /// Which session.
+        who: Who,
+        /// The loop that serves it.
+        loop_id: LoopId,
+        /// Where its loop keeps it.
+        peer: PeerKey,
+        /// Where.
+        namespace: NamespaceId,
+        /// How it is shown there.
+        info: Arc<PeerInfo>,
+        /// It is a member.
+        member: bool,
+        /// It waits for a match.
+        ticket: bool,
+    },
+    /// The answer to [`Mail::Rejoin`], one for each, whatever came of it.
+    Rejoined {
+        /// Which session.
+        who: Who,
+    },
+    /// From a namespace's home: what this session had there is lost, so it is to end, closed with 1012.
+    Evicted {
+        /// Which session.
+        who: Who,
     },
 }
 

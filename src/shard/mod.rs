@@ -222,6 +222,24 @@ impl Shard {
                 None => self.counters.stale_mail += 1,
             },
             Mail::FanOutDone { sum, refused } => self.add_to_sum(sum, refused, 1),
+            Mail::RouteChanged { fingerprint } => self.on_route_changed(&fingerprint),
+            Mail::Rejoin {
+                who,
+                loop_id,
+                peer,
+                namespace,
+                info,
+                member,
+                ticket,
+            } => {
+                let (asker, has) = (
+                    cluster::Returning { who, loop_id, peer },
+                    cluster::Has { member, ticket },
+                );
+                self.on_rejoin(asker, namespace, info, has);
+            }
+            Mail::Rejoined { who } => self.on_rejoined(who),
+            Mail::Evicted { who } => self.on_evicted(who),
         }
     }
 

@@ -23,5 +23,8 @@ impl Shard {
 
     pub(super) fn on_peer_found(&mut self, _fingerprint: &Fingerprint, _reply: &Reply) {}
 
+    /// A peer came or went on another node.
+    pub(in crate::shard) fn on_route_changed(&mut self, _fingerprint: &Fingerprint) {}
+
     pub(super) fn forget_node_peers(&mut self, _node: NodeNo) {}
 }

@@ -11,6 +11,8 @@ mod away;
 mod sessions;
 mod spaces;
 
+pub(super) use spaces::{Has, Returning};
+
 use ahash::RandomState;
 use hashbrown::HashMap;
 

@@ -22,4 +22,10 @@ impl Shard {
     pub(super) fn on_session_replaced(&mut self, _who: Who) {}
 
     pub(super) fn resume_sessions(&mut self) {}
+
+    /// One of the namespaces of a session was told of it again, whatever came of that.
+    pub(in crate::shard) fn on_rejoined(&mut self, _who: Who) {}
+
+    /// A namespace could not take a session back.
+    pub(in crate::shard) fn on_evicted(&mut self, _who: Who) {}
 }
