@@ -91,7 +91,7 @@ impl Shard {
             .iter()
             .map(|(alias, f, s)| (alias.to_owned(), f, s))
             .collect();
-        snapshot.tickets = self.queues.iter().collect();
+        snapshot.tickets = self.queues.iter().chain(self.iter_cluster_tickets()).collect();
         for (id, space) in self.locals.iter().filter(|(_, space)| !space.members.is_empty()) {
             let mut loops = space.loops.clone();
             loops.sort_unstable();
@@ -170,6 +170,9 @@ impl Shard {
             );
             let counted: u32 = namespace.loops().map(|(_, count)| count).sum();
             assert_eq!(counted as usize, namespace.roster.len(), "members by loop add up");
+        }
+        if self.is_clustered() {
+            self.check_spaces();
         }
     }
 }

@@ -114,8 +114,8 @@ pub enum Mail {
     },
     /// From a namespace's home: these sessions' requests were met.
     Matched {
-        /// Where they asked.
-        namespace: NamespaceId,
+        /// Where they asked, and nothing of them waits any more; None: another request of theirs waits there.
+        namespace: Option<NamespaceId>,
         /// The members that the receiving loop serves: where it keeps each, and which session.
         members: Vec<(Option<PeerKey>, SessionId)>,
         /// What they are told.

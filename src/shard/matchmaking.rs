@@ -280,7 +280,7 @@ impl Shard {
         members.sort_by_key(|(loop_id, ..)| *loop_id);
         for served in members.chunk_by(|(a, ..), (b, ..)| a == b) {
             let mail = Mail::Matched {
-                namespace,
+                namespace: Some(namespace),
                 members: served.iter().map(|(_, peer, session)| (*peer, *session)).collect(),
                 matched: matched.clone(),
             };
@@ -316,7 +316,7 @@ impl Shard {
 
 /// Whether a group of so many like this one keeps [`GROUP_INFO_MAX`]. For the usual small group that is known without a
 /// look at the info, which with many waiting is not in the cache.
-fn fits_a_group(info: &PeerInfo, group_size: u32) -> bool {
+pub(super) fn fits_a_group(info: &PeerInfo, group_size: u32) -> bool {
     group_size <= GROUP_ALWAYS_FITS || info.json_len() <= GROUP_INFO_MAX / group_size as usize
 }
 

@@ -433,6 +433,11 @@ impl Shard {
             self.counters.stale_mail += 1;
             return;
         };
+        // A home that has given its copy up knows no name, but then the loop does.
+        let name = match name.is_empty() {
+            true => self.locals.get(room).map(|space| space.name.clone()).unwrap_or(name),
+            false => name,
+        };
         let Some(peer) = self.peers.get_mut(key) else { return };
         let conn = peer.conn;
         self.forget_ticket(key, room);
@@ -464,7 +469,7 @@ impl Shard {
     /// Match requests of peers of this shard were met.
     pub(super) fn on_matched(
         &mut self,
-        namespace: NamespaceId,
+        namespace: Option<NamespaceId>,
         members: &[(Option<PeerKey>, SessionId)],
         matched: &Arc<Matched>,
     ) {
@@ -476,7 +481,9 @@ impl Shard {
                 continue;
             };
             self.targets.push(peer.conn);
-            self.forget_ticket(key, namespace);
+            if let Some(namespace) = namespace {
+                self.forget_ticket(key, namespace);
+            }
         }
         // Rendered once: a group may have a thousand members, and each is told of all of them.
         if self.targets.len() > start {

@@ -210,7 +210,13 @@ impl Shard {
                 namespace,
                 session,
                 info,
+            } if self.is_clustered() => self.show_in_cluster(namespace, session, info),
+            Mail::InfoChanged {
+                namespace,
+                session,
+                info,
             } => self.on_info_changed(namespace, session, info),
+            Mail::Gone { asker, namespaces } if self.is_clustered() => self.on_gone_in_cluster(&asker, &namespaces),
             Mail::Gone { asker, namespaces } => self.on_gone(&asker, &namespaces),
             Mail::GoneDone { fingerprint } => self.on_gone_done(&fingerprint),
             Mail::Refused {
@@ -318,7 +324,7 @@ impl Shard {
             peers: self.peers.len(),
             namespaces: self.namespaces.len() - self.rooms,
             rooms: self.rooms,
-            match_waiting: self.queues.len(),
+            match_waiting: self.queues.len() + self.cluster_tickets(),
             aliases: self.aliases.len(),
             open_sums: self.sums.len(),
         }
@@ -331,7 +337,7 @@ impl Shard {
         const TICKET: usize = 256;
         self.peers.len() * PEER
             + (self.namespaces.len() + self.locals.len()) * NAMESPACE
-            + self.queues.len() * TICKET
+            + (self.queues.len() + self.cluster_tickets()) * TICKET
             // The peer's own record and one roster entry each hold such a text.
             + self.peers.text_bytes * 2
     }

@@ -27,6 +27,13 @@ pub(super) struct Namespace {
     pub(super) roster: Roster,
     /// Members by loop.
     counts: Vec<u32>,
+    elsewhere: Option<Box<Elsewhere>>,
+}
+
+/// Members by other node, see [`LoopId::of_node`]. Boxed: without a cluster there are none.
+#[derive(Debug, Default)]
+struct Elsewhere {
+    counts: Vec<LoopCount>,
 }
 
 /// The namespaces and rooms of one home.
@@ -94,7 +101,7 @@ impl Roster {
         self.members.get_mut(at as usize)
     }
 
-    fn push(&mut self, info: Arc<PeerInfo>, session: SessionId, loop_id: LoopId) {
+    pub(super) fn push(&mut self, info: Arc<PeerInfo>, session: SessionId, loop_id: LoopId) {
         if self.members.is_empty() {
             // Most namespaces are rooms for two: do not reserve for four at once.
             self.members.reserve_exact(1);
@@ -146,7 +153,7 @@ impl Roster {
     }
 
     /// The first `limit` members in join order.
-    fn list(&self, limit: u32) -> Vec<Arc<PeerInfo>> {
+    pub(super) fn list(&self, limit: u32) -> Vec<Arc<PeerInfo>> {
         self.iter()
             .take(limit as usize)
             .map(|member| member.info.clone())
@@ -161,33 +168,102 @@ impl Namespace {
             room,
             roster: Roster::new(hasher),
             counts: vec![0; loops],
+            elsewhere: None,
         }
     }
 
     /// Adds a member.
     pub(super) fn admit(&mut self, info: Arc<PeerInfo>, asker: &Asker) {
-        self.roster.push(info, asker.session, asker.loop_id);
-        if let Some(count) = self.counts.get_mut(asker.loop_id.index()) {
-            *count += 1;
-        }
+        self.admit_at(info, asker.session, asker.loop_id);
     }
 
-    fn dismiss(&mut self, fingerprint: &Fingerprint) -> Option<Member> {
+    /// Adds a member that is served there.
+    pub(super) fn admit_at(&mut self, info: Arc<PeerInfo>, session: SessionId, loop_id: LoopId) {
+        self.roster.push(info, session, loop_id);
+        *self.count_mut(loop_id) += 1;
+    }
+
+    /// A member is another session's from here on, perhaps served elsewhere, in its old place.
+    pub(super) fn replace(&mut self, info: Arc<PeerInfo>, session: SessionId, loop_id: LoopId) {
+        let Some(member) = self.roster.get_mut(&info.fingerprint) else {
+            return;
+        };
+        let before = member.loop_id;
+        (member.info, member.session, member.loop_id) = (info, session, loop_id);
+        self.uncount(before);
+        *self.count_mut(loop_id) += 1;
+    }
+
+    /// Puts the members into this order; those that it does not name come last, as they stood.
+    pub(super) fn reorder<'a>(&mut self, order: impl Iterator<Item = &'a Fingerprint>) {
+        let mut sorted = Roster::new(self.roster.hasher.clone());
+        let mut push = |member: Member| sorted.push(member.info, member.session, member.loop_id);
+        order
+            .filter_map(|fingerprint| self.roster.remove(fingerprint))
+            .for_each(&mut push);
+        let others: Vec<Fingerprint> = self.roster.iter().map(|member| member.info.fingerprint).collect();
+        let others = others.iter().filter_map(|fingerprint| self.roster.remove(fingerprint));
+        others.for_each(&mut push);
+        self.roster = sorted;
+    }
+
+    pub(super) fn dismiss(&mut self, fingerprint: &Fingerprint) -> Option<Member> {
         let member = self.roster.remove(fingerprint)?;
-        if let Some(count) = self.counts.get_mut(member.loop_id.index()) {
-            *count = count.saturating_sub(1);
-        }
+        self.uncount(member.loop_id);
         Some(member)
     }
 
-    fn count_of(&self, loop_id: LoopId) -> LoopCount {
-        (loop_id, self.counts.get(loop_id.index()).copied().unwrap_or(0))
+    fn count_mut(&mut self, loop_id: LoopId) -> &mut u32 {
+        if loop_id.node().is_none() {
+            return &mut self.counts[loop_id.index()];
+        }
+        let counts = &mut self.elsewhere.get_or_insert_default().counts;
+        let at = counts.iter().position(|(node, _)| *node == loop_id).unwrap_or_else(|| {
+            counts.push((loop_id, 0));
+            counts.len() - 1
+        });
+        &mut counts[at].1
     }
 
-    /// The loops that serve members.
+    fn uncount(&mut self, loop_id: LoopId) {
+        let count = self.count_mut(loop_id);
+        *count = count.saturating_sub(1);
+        if let Some(elsewhere) = &mut self.elsewhere {
+            elsewhere.counts.retain(|(_, count)| *count > 0);
+        }
+    }
+
+    pub(super) fn count_of(&self, loop_id: LoopId) -> LoopCount {
+        let count = match loop_id.node() {
+            None => self.counts.get(loop_id.index()).copied(),
+            Some(_) => self
+                .nodes()
+                .find(|(node, _)| *node == loop_id)
+                .map(|(_, members)| members),
+        };
+        (loop_id, count.unwrap_or(0))
+    }
+
+    /// The loops that serve members, then the other nodes that do.
     pub(super) fn loops(&self) -> impl Iterator<Item = LoopCount> {
+        self.own_loops().chain(self.nodes())
+    }
+
+    /// The loops of this process that serve members.
+    pub(super) fn own_loops(&self) -> impl Iterator<Item = LoopCount> {
         let counts = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
         counts.map(|(index, count)| (LoopId::new(index as u16), *count))
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = LoopCount> {
+        self.elsewhere
+            .iter()
+            .flat_map(|elsewhere| elsewhere.counts.iter().copied())
+    }
+
+    /// Whether this node has members.
+    pub(super) fn is_local(&self) -> bool {
+        self.counts.iter().any(|count| *count > 0)
     }
 }
 
@@ -316,12 +392,12 @@ impl Shard {
     }
 
     /// Tells every loop with members what happened to a peer of `at`, and how many members `at` serves.
-    fn announce(&mut self, id: NamespaceId, change: Change, at: LoopId) {
+    pub(super) fn announce(&mut self, id: NamespaceId, change: Change, at: LoopId) {
         let Some(namespace) = self.namespaces.get(&id) else {
             return;
         };
         let count = namespace.count_of(at);
-        for (to, _) in namespace.loops() {
+        for (to, _) in namespace.own_loops() {
             let mail = Mail::Presence {
                 namespace: id,
                 change: change.clone(),
@@ -335,7 +411,7 @@ impl Shard {
         }
     }
 
-    fn list(&self, id: NamespaceId, limit: u32) -> Answer {
+    pub(super) fn list(&self, id: NamespaceId, limit: u32) -> Answer {
         match self.namespaces.get(&id) {
             Some(namespace) if namespace.room.is_some() => Answer::Refused(Refusal::RoomNotDiscoverable),
             Some(namespace) => Answer::Listed {

@@ -97,11 +97,13 @@ impl Shard {
                 if let Some(cluster) = &mut self.cluster {
                     cluster.up = false;
                 }
+                self.lose_spaces();
             }
             Event::Up => {
                 if let Some(cluster) = &mut self.cluster {
                     cluster.up = true;
                 }
+                self.find_spaces();
                 self.resume_sessions();
             }
             Event::Compare => self.compare_spaces(),
@@ -133,6 +135,12 @@ impl Shard {
         cluster.asked.insert(id, asked);
         self.outputs.push_back(Output::Command(Box::new(Command { id, what })));
         id
+    }
+
+    /// The number of the next command.
+    fn next_command(&self) -> CommandId {
+        let given = self.cluster.as_ref().map_or(0, |cluster| cluster.commands);
+        CommandId::new(self.id, given + 1)
     }
 
     /// Whether other nodes may have what is not here.

@@ -1,0 +1,392 @@
+//! Into a namespace and out of it: joins, rooms made, leaves, sessions that end, and sessions that are told again.
+//!
+//! Owns: when a joiner is answered, and with what.
+//! Never: changes a copy (see `copies`), but for what leaves while the broker is down.
+
+use std::sync::Arc;
+
+use super::{Asked, Coming, Has, How, LOST, Returning, who};
+use crate::ids::{Fingerprint, NamespaceId, SessionId};
+use crate::message::cluster::{Reply, RoomTerms, What, Who};
+use crate::message::{LIST_DEFAULT, PeerInfo, ROOM_MAX, Refusal};
+use crate::shard::Shard;
+use crate::shard::mail::{Answer, Asker, Mail};
+
+/// Leaves that wait for the broker to have room; beyond that they are dropped, and end with their sessions.
+const OWED_MAX: usize = 65_536;
+
+impl Shard {
+    pub(super) fn enter(
+        &mut self,
+        asker: Asker,
+        namespace: NamespaceId,
+        name: Arc<str>,
+        info: Arc<PeerInfo>,
+        room: bool,
+        crowded: bool,
+    ) {
+        let members_max = self.members_max();
+        let going = self.all_members_go(namespace);
+        let compared = self.spaces().is_some_and(|spaces| spaces.compared);
+        let Some(spaces) = self.spaces_mut() else { return };
+        spaces.owed.retain(|owed| *owed != (namespace, who(&asker)));
+        let space = spaces.open(namespace, &name);
+        // When the last member here goes, the broker tells no more of this namespace: the copy is of no use then.
+        let needed = !space.loaded || going || space.stale && compared;
+        let roster = (space.rosters == 0 && needed).then_some(space.generation);
+        space.rosters += u32::from(roster.is_some());
+        let coming = Coming {
+            asker: Some(asker),
+            how: How::Join { room },
+            version: None,
+            kicked: None,
+        };
+        space.expect(asker.session, coming);
+        let what = What::Join {
+            who: who(&asker),
+            namespace,
+            name,
+            info,
+            room,
+            members_max,
+            refuse: crowded.then_some(Refusal::TooManyNamespaces),
+            roster: roster.is_some(),
+        };
+        self.ask_broker(namespace, Asked::Enter(asker.session, roster), what);
+    }
+
+    fn members_max(&self) -> u32 {
+        u32::try_from(self.limits.max_peers).unwrap_or(u32::MAX)
+    }
+
+    fn all_members_go(&self, id: NamespaceId) -> bool {
+        let (Some(space), Some(namespace)) = (self.space(id), self.namespaces.get(&id)) else {
+            return false;
+        };
+        let here: u32 = namespace.own_loops().map(|(_, members)| members).sum();
+        here as usize <= space.leaving.len()
+    }
+
+    pub(super) fn enter_new_room(
+        &mut self,
+        asker: Asker,
+        namespace: NamespaceId,
+        name: Arc<str>,
+        info: Arc<PeerInfo>,
+        max_size: u32,
+        crowded: bool,
+    ) {
+        // Taken to see whether there is one: from the reply on it is the copy that holds it.
+        let permit = !crowded && self.permits.rooms.take(self.limits.max_rooms);
+        if permit {
+            self.permits.rooms.release();
+        }
+        let refuse = match (crowded, permit) {
+            (true, _) => Some(Refusal::TooManyNamespaces),
+            (false, false) => Some(Refusal::ServerFull),
+            (false, true) => None,
+        };
+        let Some(spaces) = self.spaces_mut() else { return };
+        spaces.owed.retain(|owed| *owed != (namespace, who(&asker)));
+        let coming = Coming {
+            asker: Some(asker),
+            how: How::Create { max_size },
+            version: None,
+            kicked: None,
+        };
+        spaces.open(namespace, &name).expect(asker.session, coming);
+        let what = What::CreateRoom {
+            who: who(&asker),
+            namespace,
+            name,
+            info,
+            max_size,
+            refuse,
+        };
+        self.ask_broker(namespace, Asked::Enter(asker.session, None), what);
+    }
+
+    pub(super) fn on_entered(&mut self, id: NamespaceId, session: SessionId, roster: Option<u64>, reply: Reply) {
+        let Some(space) = self.space_mut(id) else { return };
+        let wanted = space.coming.contains_key(&session);
+        let (mut came, mut refused) = (None, None);
+        match reply {
+            Reply::Joined { version, roster } if wanted => {
+                space.let_in(session, version);
+                came = roster;
+            }
+            Reply::Created { version } if wanted => space.let_in(session, version),
+            // Its session ended meanwhile, so what its reply says of the others need not hold any more.
+            Reply::Joined { .. } | Reply::Created { .. } => {}
+            Reply::Refused(refusal) => refused = Some(Answer::Refused(refusal)),
+            _ => refused = Some(LOST),
+        }
+        if let Some(answer) = refused {
+            self.turn_away(id, session, answer);
+        } else {
+            self.tell_kicked_before(id, session);
+        }
+        self.on_roster(id, roster, came);
+    }
+
+    /// A session was put out, but before it came again: that is told first.
+    fn tell_kicked_before(&mut self, id: NamespaceId, session: SessionId) {
+        let Some(space) = self.space_mut(id) else { return };
+        let Some(coming) = space.coming.get_mut(&session) else {
+            return;
+        };
+        let (Some(version), Some((kicked, owner)), Some(asker)) = (coming.version, coming.kicked, coming.asker) else {
+            return;
+        };
+        if kicked < version {
+            coming.kicked = None;
+            self.tell_kicked(id, who(&asker), owner);
+        } else {
+            // Nothing more will come of this join: it was in, and is out.
+            self.finish(id, session);
+        }
+    }
+
+    /// The join came to nothing.
+    pub(super) fn turn_away(&mut self, id: NamespaceId, session: SessionId, answer: Answer) {
+        let coming = self.space_mut(id).and_then(|space| space.stop_expecting(session));
+        let Some(Coming {
+            asker: Some(asker),
+            kicked,
+            ..
+        }) = coming
+        else {
+            return;
+        };
+        if let Some((_, owner)) = kicked {
+            self.tell_kicked(id, who(&asker), owner);
+        }
+        self.answer(asker, id, answer);
+    }
+
+    /// Answers those who are in, and whose being in is known here with everything before it.
+    pub(super) fn answer_joined(&mut self, id: NamespaceId) {
+        while let Some(space) = self.space(id).filter(|space| space.loaded)
+            && let Some((version, session)) = space.replied.first_key_value()
+            && *version <= space.version
+        {
+            let session = *session;
+            self.finish(id, session);
+        }
+    }
+
+    fn finish(&mut self, id: NamespaceId, session: SessionId) {
+        let coming = self.space_mut(id).and_then(|space| space.stop_expecting(session));
+        let Some(Coming {
+            asker: Some(asker),
+            how,
+            kicked,
+            ..
+        }) = coming
+        else {
+            return;
+        };
+        let answer = match how {
+            How::Create { max_size } => Answer::Created { max_size },
+            How::Join { .. } | How::Again => {
+                let room = how == How::Join { room: true };
+                let shown = if room { ROOM_MAX } else { LIST_DEFAULT };
+                let namespace = self.namespaces.get(&id);
+                Answer::Joined {
+                    peers: namespace.map_or_else(Vec::new, |namespace| namespace.roster.list(shown)),
+                    total: namespace.map_or(0, |namespace| namespace.roster.len() as u32),
+                    loops: namespace.map_or_else(Vec::new, |namespace| namespace.loops().collect()),
+                }
+            }
+        };
+        self.answer(asker, id, answer);
+        if let Some((_, owner)) = kicked {
+            self.tell_kicked(id, who(&asker), owner);
+        }
+    }
+
+    /// After the others were told: what the kicked peer does once it knows must not overtake its peer_left.
+    pub(super) fn tell_kicked(&mut self, id: NamespaceId, target: Who, owner: Fingerprint) {
+        self.drop_ticket(id, target.session);
+        let name = self.space(id).map(|space| space.name.clone()).unwrap_or_default();
+        let mail = Mail::Kicked {
+            room: id,
+            name,
+            owner,
+            target: target.fingerprint,
+            session: target.session,
+        };
+        self.send(self.homes.of_fingerprint(&target.fingerprint), mail);
+    }
+
+    pub(super) fn leave_space(&mut self, asker: Asker, namespace: NamespaceId) {
+        self.drop_ticket(namespace, asker.session);
+        if !self.is_up() {
+            self.remove_here(namespace, who(&asker));
+            return self.answer(asker, namespace, Answer::Done);
+        }
+        self.goes(namespace, who(&asker));
+        let what = What::Leave {
+            who: who(&asker),
+            namespace,
+        };
+        self.ask_broker(namespace, Asked::Leave(asker), what);
+    }
+
+    pub(super) fn on_left(&mut self, asker: Asker, namespace: NamespaceId, reply: &Reply) {
+        self.owe_if_lost(namespace, who(&asker), reply);
+        self.answer(asker, namespace, Answer::Done);
+    }
+
+    /// A leave that was lost: with the broker it is told by what is told again; else it is told as soon as there is room.
+    pub(super) fn owe_if_lost(&mut self, namespace: NamespaceId, who: Who, reply: &Reply) {
+        if !matches!(reply, Reply::Lost) {
+            return;
+        }
+        if !self.is_up() {
+            return self.remove_here(namespace, who);
+        }
+        if let Some(spaces) = self.spaces_mut()
+            && spaces.owed.len() < OWED_MAX
+        {
+            spaces.owed.push_back((namespace, who));
+        }
+    }
+
+    /// The broker takes commands: those that it had no room for come first.
+    pub(super) fn pay_owed(&mut self) {
+        let Some(spaces) = self.spaces_mut().filter(|spaces| !spaces.owed.is_empty()) else {
+            return;
+        };
+        for (namespace, who) in std::mem::take(&mut spaces.owed) {
+            self.ask_broker(namespace, Asked::Owed(who), What::Leave { who, namespace });
+        }
+    }
+
+    /// A member of this node goes, and the broker is told.
+    fn goes(&mut self, id: NamespaceId, who: Who) {
+        let member = self.namespaces.get(&id).and_then(|n| n.roster.get(&who.fingerprint));
+        if member.is_none_or(|member| member.session != who.session || member.loop_id.node().is_some()) {
+            return;
+        }
+        let Some(space) = self.space_mut(id) else { return };
+        if space.unconfirmed.contains(&who.session) {
+            // The broker may not know of it, and so would not tell of its going.
+            self.remove_here(id, who);
+        } else {
+            space.leaving.insert(who.session, who.fingerprint);
+        }
+    }
+
+    /// A session of this node ended. The broker is told of that by its loop.
+    pub(in crate::shard) fn on_gone_in_cluster(&mut self, asker: &Asker, namespaces: &[NamespaceId]) {
+        let (fingerprint, up) = (asker.fingerprint, self.is_up());
+        for namespace in namespaces {
+            self.drop_ticket(*namespace, asker.session);
+            if let Some(space) = self.space_mut(*namespace) {
+                space.stop_expecting(asker.session);
+            }
+            match up {
+                true => self.goes(*namespace, who(asker)),
+                false => self.remove_here(*namespace, who(asker)),
+            }
+            self.tidy_space(*namespace);
+        }
+        self.send(asker.loop_id, Mail::GoneDone { fingerprint });
+    }
+
+    /// A session of this node is told again after the broker was lost. Whether it is up is not asked: that loop knew before
+    /// this one.
+    pub(in crate::shard) fn on_rejoin(
+        &mut self,
+        session: Returning,
+        namespace: NamespaceId,
+        info: Arc<PeerInfo>,
+        has: Has,
+    ) {
+        let who = session.who;
+        if !has.member {
+            return self.end_rejoin(session, namespace, has);
+        }
+        let known = self.namespaces.get(&namespace);
+        let Some((name, room)) = known.map(|known| {
+            let terms = |room: &crate::shard::rooms::Room| RoomTerms {
+                owner: room.owner,
+                max_size: room.max_size,
+            };
+            (known.name.clone(), known.room.as_ref().map(terms))
+        }) else {
+            // It was put out, and is still to hear of that.
+            self.send(session.loop_id, Mail::Evicted { who });
+            return self.send(session.loop_id, Mail::Rejoined { who });
+        };
+        if let Some(space) = self.space_mut(namespace) {
+            let coming = Coming {
+                asker: None,
+                how: How::Again,
+                version: None,
+                kicked: None,
+            };
+            space.expect(who.session, coming);
+        }
+        let what = What::Rejoin {
+            who,
+            namespace,
+            name,
+            info,
+            room,
+            members_max: self.members_max(),
+        };
+        self.ask_broker(namespace, Asked::Rejoin(session, has), what);
+    }
+
+    pub(super) fn on_rejoin_reply(&mut self, session: Returning, id: NamespaceId, has: Has, reply: &Reply) {
+        let (who, loop_id) = (session.who, session.loop_id);
+        let compared = self.spaces().is_some_and(|spaces| spaces.compared);
+        let mut ask = false;
+        if let Some(space) = self.space_mut(id) {
+            // Its session may have ended, or asked for something else, since.
+            if space
+                .coming
+                .get(&who.session)
+                .is_some_and(|coming| coming.how == How::Again)
+            {
+                space.stop_expecting(who.session);
+            }
+            if let Reply::Joined { version, .. } = reply {
+                space.unconfirmed.remove(&who.session);
+                if *version > space.version {
+                    space.quiet.insert(*version);
+                }
+                // Until it was in again the broker may have told nothing of this namespace.
+                ask = space.stale && compared && space.loaded;
+                space.stale &= compared && !ask;
+            }
+        }
+        if ask {
+            self.ask_roster(id);
+        }
+        match reply {
+            Reply::Joined { .. } => return self.end_rejoin(session, id, has),
+            Reply::Lost => {}
+            _ => self.send(loop_id, Mail::Evicted { who }),
+        }
+        self.tidy_space(id);
+        self.send(loop_id, Mail::Rejoined { who });
+    }
+
+    fn end_rejoin(&mut self, session: Returning, namespace: NamespaceId, has: Has) {
+        if !has.ticket || !self.rematch(session, namespace) {
+            self.send(session.loop_id, Mail::Rejoined { who: session.who });
+        }
+    }
+}
+
+impl super::Space {
+    fn let_in(&mut self, session: SessionId, version: u64) {
+        if let Some(coming) = self.coming.get_mut(&session) {
+            coming.version = Some(version);
+            self.replied.insert(version, session);
+        }
+    }
+}
