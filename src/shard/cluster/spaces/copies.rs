@@ -387,7 +387,9 @@ impl Shard {
         let Some(space) = self.space_mut(id).filter(|space| space.loaded) else {
             return;
         };
-        space.stale &= !compared;
+        // What came after this roster is told here only if the broker had somebody here on record by then.
+        let told = |member: &Member| member.node.is_none() && !space.unconfirmed.contains(&member.session);
+        space.stale &= !(compared && roster.members.iter().any(told));
         if roster.version > 0 {
             self.set_terms(id, roster.room);
         }

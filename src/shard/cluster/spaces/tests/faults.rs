@@ -1,0 +1,143 @@
+//! The broker lost and found, nodes gone, and what there is too much of.
+
+use super::*;
+
+#[test]
+fn a_lost_roster_fails_the_join_and_takes_it_back() {
+    let mut home = Home::new();
+    home.ask_join('a');
+    home.ask_join('c');
+    home.reply(Reply::Lost);
+    home.joined(6, None);
+    home.reply(Reply::Lost);
+    let unavailable = ["a broker unavailable", "c broker unavailable"];
+    assert_eq!(home.said(), unavailable);
+    assert!(home.is_empty());
+    home.ask('d', Ask::Discover { limit: 5 });
+    let (peers, total) = (Vec::new(), 0);
+    home.reply(Reply::Listed { peers, total });
+    assert_eq!(home.said(), ["d listed "]);
+    assert_eq!(home.asked(), ["leave"], "the broker has room again");
+}
+
+#[test]
+fn too_many_events_before_a_roster_are_in_a_later_one() {
+    let mut home = Home::new();
+    home.ask_join('a');
+    let most = copies::KEPT_MAX as u64;
+    for version in 2..most + 3 {
+        home.comes(version, 'b', Some(1));
+    }
+    let roster = home.roster(1, &[('a', None)]);
+    home.joined(1, Some(roster));
+    assert_eq!(home.asked(), ["roster"]);
+    let roster = home.roster(most + 1, &[('a', None), ('b', Some(1))]);
+    home.reply(Reply::Roster(roster));
+    assert_eq!(home.said(), ["a in ab, loop 1 1, node 1 1"]);
+}
+
+#[test]
+fn while_the_broker_is_down_what_leaves_is_let_go() {
+    let mut home = Home::with_two();
+    for (version, peer) in [(6, 'c'), (7, 'd')] {
+        home.ask_join(peer);
+        home.comes(version, peer, None);
+        home.joined(version, None);
+    }
+    let _ = home.said();
+    home.gone('c');
+    assert_eq!(home.said(), ["c gone"]);
+    home.ask_join('e');
+    home.joined(9, None);
+    home.ask_join('f');
+    assert_eq!(home.asked(), ["join"]);
+    home.tell(Event::Down);
+    assert_eq!(home.said(), ["e broker unavailable", "-c loop 1 2"]);
+    home.reply(Reply::Lost);
+    assert_eq!(home.said(), ["f broker unavailable"]);
+    home.ask('d', Ask::Leave);
+    assert_eq!(home.said(), ["-d loop 1 1", "d done"]);
+    home.gone('a');
+    assert_eq!(home.said(), ["a gone"]);
+    assert!(home.is_empty());
+}
+
+#[test]
+fn back_up_members_are_told_again_and_the_rosters_compared() {
+    let mut home = Home::with_two();
+    home.tell(Event::Down);
+    home.tell(Event::Up);
+    home.rejoin('a', true, false);
+    assert_eq!(home.asked(), ["rejoin"]);
+    // The broker counts anew, and somebody else was faster.
+    home.comes(1, 'd', Some(3));
+    home.comes(2, 'a', None);
+    assert_eq!(home.said(), ["+d node 3 1", "d moved"], "a was never away");
+    home.joined(2, None);
+    assert_eq!(home.said(), ["a rejoined"]);
+    home.tell(Event::Compare);
+    assert_eq!(home.asked(), ["roster"]);
+    // While it is read, b comes back and e comes: the one is in it, the other is not.
+    home.comes(4, 'e', Some(3));
+    assert_eq!(home.said(), ["+e node 3 2", "e moved"]);
+    let roster = home.roster(3, &[('d', Some(3)), ('a', None), ('c', Some(4))]);
+    home.reply(Reply::Roster(roster));
+    assert_eq!(home.said(), ["-b node 1 0", "b moved", "+c node 4 1", "c moved"]);
+    home.comes(3, 'c', Some(4));
+    assert_eq!(home.said(), [""; 0]);
+    home.ask('a', Ask::Discover { limit: 9 });
+    assert_eq!(home.said(), ["a listed dace"]);
+}
+
+#[test]
+fn told_again_after_the_comparison_a_namespace_is_compared_again() {
+    let mut home = Home::with_two();
+    home.tell(Event::Down);
+    home.tell(Event::Up);
+    home.tell(Event::Compare);
+    let roster = home.roster(6, &[('b', Some(1))]);
+    home.reply(Reply::Roster(roster));
+    home.rejoin('a', true, false);
+    home.comes(9, 'a', None);
+    home.joined(9, None);
+    assert_eq!(home.said(), ["a rejoined"]);
+    assert_eq!(
+        home.asked(),
+        ["roster"],
+        "what came between the two was told to nobody here"
+    );
+}
+
+#[test]
+fn a_rejoin_refused_ends_the_session() {
+    let mut home = Home::with_room();
+    home.tell(Event::Down);
+    home.tell(Event::Up);
+    home.rejoin('a', true, true);
+    let what = home.reply(Reply::Refused(Refusal::RoomNotFound));
+    assert!(matches!(what, What::Rejoin { room: Some(_), .. }));
+    assert_eq!(home.said(), ["a evicted", "a rejoined"]);
+    home.gone('a');
+    assert_eq!(
+        home.said(),
+        ["a gone"],
+        "the broker has nothing of it, so it goes at once"
+    );
+    assert!(home.is_empty());
+}
+
+#[test]
+fn a_node_that_is_gone_takes_its_members_with_it() {
+    let mut home = Home::with_two();
+    home.comes(6, 'c', Some(1));
+    home.comes(7, 'd', Some(2));
+    let _ = home.said();
+    home.tell(Event::Compare);
+    home.tell(Event::NodeGone(NodeNo::new(1).unwrap()));
+    let heard = ["-b node 1 1", "b moved", "-c node 1 0", "c moved"];
+    assert_eq!(home.said(), heard);
+    // A roster that was read before.
+    let roster = home.roster(7, &[('b', Some(1)), ('a', None), ('c', Some(1)), ('d', Some(2))]);
+    home.reply(Reply::Roster(roster));
+    assert_eq!(home.said(), [""; 0]);
+}

@@ -1,0 +1,111 @@
+//! Match requests: each is told of one match, whatever overtakes what.
+
+use super::*;
+
+#[test]
+fn a_match_is_told_once_whatever_comes_first() {
+    let mut home = Home::new();
+    home.ask_match('a');
+    let first = home.ticket();
+    home.reply(Reply::Waiting);
+    assert_eq!(home.said(), ["a waits"]);
+    // The match overtakes the replies to both.
+    home.ask_match('b');
+    let second = home.ticket();
+    home.matched(&[('a', first), ('b', second)], "ab");
+    assert_eq!(home.said(), ["b done", "ab matched ab"]);
+    home.reply(Reply::Done);
+    home.matched(&[('a', first), ('b', second)], "ab");
+    assert_eq!(home.said(), [""; 0]);
+    home.ask_match('c');
+    let third = home.ticket();
+    home.matched(&[('c', third)], "cd");
+    assert_eq!(home.said(), ["c waits", "c matched cd"]);
+    home.reply(Reply::Waiting);
+    assert_eq!(home.said(), [""; 0]);
+    assert_eq!(home.shard.counters.matches, 1);
+    assert!(home.is_empty());
+}
+
+#[test]
+fn a_match_of_an_earlier_request_leaves_the_newer_waiting() {
+    for answered in [true, false] {
+        let mut home = Home::new();
+        home.ask_match('a');
+        let first = home.ticket();
+        home.reply(Reply::Waiting);
+        assert_eq!(home.said(), ["a waits"]);
+        home.ask_match('a');
+        let second = home.ticket();
+        assert_ne!(first, second);
+        if answered {
+            home.reply(Reply::Waiting);
+            assert_eq!(home.said(), ["a waits"]);
+        }
+        home.matched(&[('a', first)], "ab");
+        assert_eq!(home.said(), ["a matched ab, waiting on"]);
+        if !answered {
+            home.reply(Reply::Waiting);
+            assert_eq!(home.said(), ["a waits"]);
+        }
+        assert_eq!(home.permits.match_waiting.now(), 1);
+        home.matched(&[('a', second)], "ac");
+        assert_eq!(home.said(), ["a matched ac"]);
+        assert!(home.is_empty());
+    }
+}
+
+#[test]
+fn a_match_needs_a_permit_only_if_it_waits() {
+    let mut home = Home::new();
+    for peer in ['a', 'b', 'c'] {
+        home.ask_match(peer);
+    }
+    home.take_outputs();
+    assert_eq!(home.permits.match_waiting.now(), 2);
+    home.reply(Reply::Waiting);
+    home.reply(Reply::Done);
+    let what = home.reply(Reply::Refused(Refusal::ServerFull));
+    assert!(matches!(what, What::Match { refuse: Some(_), .. }));
+    assert_eq!(home.permits.match_waiting.now(), 1);
+    home.gone('a');
+    assert!(home.is_empty());
+}
+
+#[test]
+fn a_leave_a_kick_and_an_end_take_the_request_back() {
+    let mut home = Home::with_room();
+    home.ask_match('a');
+    home.reply(Reply::Waiting);
+    home.is_kicked(6, 'a');
+    assert_eq!(home.said(), ["a waits", "a kicked"]);
+    assert!(home.is_empty());
+    home.ask_match('c');
+    home.reply(Reply::Waiting);
+    home.ask('c', Ask::Leave);
+    home.reply(Reply::Done);
+    assert!(home.is_empty());
+}
+
+#[test]
+fn a_request_that_waits_is_told_again_with_its_number() {
+    let mut home = Home::new();
+    home.ask_match('a');
+    let ticket = home.ticket();
+    home.reply(Reply::Waiting);
+    let _ = home.said();
+    home.tell(Event::Down);
+    home.tell(Event::Up);
+    home.rejoin('a', false, true);
+    assert_eq!(home.asked(), ["match again"]);
+    assert_eq!(home.ticket(), ticket);
+    home.reply(Reply::Lost);
+    assert_eq!(home.said(), ["a rejoined"]);
+    home.rejoin('a', false, true);
+    home.matched(&[('a', ticket)], "ab");
+    home.reply(Reply::Waiting);
+    assert!(home.is_empty());
+    assert_eq!(home.said(), ["a matched ab", "a rejoined"]);
+    home.rejoin('a', false, true);
+    assert_eq!(home.said(), ["a rejoined"]);
+}
