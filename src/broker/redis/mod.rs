@@ -2,3 +2,66 @@
 //!
 //! Owns: how it is reached, and which part of an engine is which connection.
 //! Never: decides anything outside of a script.
+
+mod commands;
+mod connect;
+mod inbox;
+mod lease;
+mod publisher;
+mod subscriber;
+
+use std::sync::Arc;
+
+pub use connect::{Address, RedisOptions, Tls};
+
+use super::{Commands, Engine, Epoch, Inbox, Lease, Nodes, Publisher, Subscriber, Trouble};
+use connect::Protocol;
+
+/// Redis, or what speaks like it.
+#[derive(Debug)]
+pub struct Redis {
+    options: RedisOptions,
+    nodes: Arc<Nodes>,
+    /// Otherwise nobody sends to this node alone: there are only the channels of section 9 of the peer protocol.
+    cluster_state: bool,
+}
+
+impl Redis {
+    /// Nothing is opened before a part is asked for.
+    pub fn new(options: RedisOptions, nodes: Arc<Nodes>, cluster_state: bool) -> Self {
+        Self {
+            options,
+            nodes,
+            cluster_state,
+        }
+    }
+}
+
+impl Engine for Redis {
+    fn lease(&self) -> Result<Box<dyn Lease>, Trouble> {
+        let connection = self.options.open(Protocol::Two)?;
+        Ok(Box::new(lease::RedisLease::new(connection, self.nodes.clone())))
+    }
+
+    fn commands(&self) -> Result<Box<dyn Commands>, Trouble> {
+        let connection = self.options.open(Protocol::Two)?;
+        Ok(Box::new(commands::RedisCommands::new(connection, self.nodes.clone())))
+    }
+
+    fn inbox(&self, epoch: Epoch, after: Option<&str>) -> Result<Box<dyn Inbox>, Trouble> {
+        let connection = self.options.open(Protocol::Two)?;
+        let inbox = inbox::RedisInbox::new(connection, self.nodes.clone(), epoch, after)?;
+        Ok(Box::new(inbox))
+    }
+
+    fn publisher(&self) -> Result<Box<dyn Publisher>, Trouble> {
+        let connection = self.options.open(Protocol::Two)?;
+        Ok(Box::new(publisher::RedisPublisher::new(connection, self.nodes.clone())))
+    }
+
+    fn subscriber(&self) -> Result<Box<dyn Subscriber>, Trouble> {
+        let connection = self.options.open(Protocol::Three)?;
+        let own = self.cluster_state.then(|| self.nodes.own());
+        Ok(Box::new(subscriber::RedisSubscriber::new(connection, own)?))
+    }
+}
