@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
 use super::Channel;
+use super::figures::{Figures, count};
 use crate::ids::{Homes, LoopId};
-use crate::message::cluster::{Command, Event};
+use crate::message::PeerInfo;
+use crate::message::cluster::{Command, Event, What};
 
 /// Wakes a loop. May be called from any thread, as often as one likes.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -36,50 +38,41 @@ pub struct Link {
     traffic: Sender<(Channel, Vec<u8>)>,
     spare: Receiver<Vec<u8>>,
     events: Receiver<Event>,
-    load: Arc<Load>,
+    figures: Arc<Figures>,
     /// Bytes of traffic in `events`.
     unread: Arc<AtomicUsize>,
 }
 
-/// What waits for the broker.
-#[derive(Debug, Default)]
-pub(super) struct Load {
-    bytes: AtomicUsize,
-}
-
-impl Load {
-    fn take(&self, bytes: usize) -> bool {
-        let below = |held: usize| (held + bytes <= QUEUE_BYTES).then_some(held + bytes);
-        let taken = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below);
-        taken.is_ok()
-    }
-
-    /// So much of it was taken out of the queues.
-    pub(super) fn give_back(&self, bytes: usize) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes that wait.
-    pub(super) fn now(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
-    }
-}
-
-/// What a command counts in the queue: its texts, roughly.
-pub(super) fn weight(_command: &Command) -> usize {
-    COMMAND_BYTES
+/// What a command counts in the queue: itself and its texts, roughly.
+pub(super) fn weight(command: &Command) -> usize {
+    let shown = |info: &PeerInfo| info.json_len();
+    let texts = match &command.what {
+        What::Register { aliases, .. } => aliases.iter().map(|alias| size_of_val(alias) + alias.len()).sum(),
+        What::Resume { namespaces, .. } => size_of_val(&**namespaces),
+        What::Join { name, info, .. }
+        | What::Rejoin { name, info, .. }
+        | What::CreateRoom { name, info, .. }
+        | What::Match { name, info, .. } => name.len() + shown(info),
+        What::Show { info, .. } => shown(info),
+        What::Resolve { alias } => alias.len(),
+        What::End { .. }
+        | What::Find { .. }
+        | What::Leave { .. }
+        | What::Kick { .. }
+        | What::List { .. }
+        | What::Describe { .. }
+        | What::Roster { .. } => 0,
+    };
+    COMMAND_BYTES + texts
 }
 
 impl Link {
     /// Hands over a command. Its reply comes as an event.
     ///
     /// # Errors
-    /// [`Busy`]: the queue is full, nothing will come of it.
+    /// [`Busy`]: the queue is full or the node is down, nothing will come of it.
     pub fn command(&mut self, command: Command) -> Result<(), Busy> {
-        let bytes = weight(&command);
-        if !self.load.take(bytes) {
-            return Err(Busy);
-        }
+        self.admit(weight(&command))?;
         // Without a receiver the broker has stopped, and the process is ending.
         let _ = self.commands.send(command);
         Ok(())
@@ -88,13 +81,29 @@ impl Link {
     /// Hands over traffic. `bytes` is left empty, with room for more.
     ///
     /// # Errors
-    /// [`Busy`]: the queue is full; `bytes` is as it was.
+    /// [`Busy`]: the queue is full or the node is down; `bytes` is as it was.
     pub fn publish(&mut self, to: Channel, bytes: &mut Vec<u8>) -> Result<(), Busy> {
-        if !self.load.take(bytes.len()) {
-            return Err(Busy);
-        }
+        self.admit(bytes.len())?;
         let next = self.spare.try_recv().unwrap_or_default();
         let _ = self.traffic.send((to, std::mem::replace(bytes, next)));
+        Ok(())
+    }
+
+    /// What the broker's threads tell of themselves; the same for all loops.
+    pub fn figures(&self) -> &Arc<Figures> {
+        &self.figures
+    }
+
+    /// Nothing waits while the node is down, so that nothing grows and everybody is told at once.
+    fn admit(&self, bytes: usize) -> Result<(), Busy> {
+        if !self.figures.is_up() {
+            count(&self.figures.refused_down, 1);
+            return Err(Busy);
+        }
+        if !self.figures.take(bytes) {
+            count(&self.figures.refused_full, 1);
+            return Err(Busy);
+        }
         Ok(())
     }
 
@@ -155,6 +164,13 @@ impl Routes {
         }
     }
 
+    /// Whether a loop has room for so much traffic. Where one thread alone passes it on, that is then taken, but for a queue
+    /// that is full of other events.
+    pub(super) fn has_room(&self, loop_id: LoopId, bytes: usize) -> bool {
+        let way = self.loops.get(loop_id.index());
+        way.is_none_or(|way| way.unread.load(Ordering::Relaxed) + bytes <= self.traffic_max && !way.events.is_full())
+    }
+
     /// Hands traffic to a loop, unless that is too far behind. Never waits.
     ///
     /// # Errors
@@ -181,12 +197,21 @@ impl Routes {
 }
 
 /// The broker's end of the queues that loops fill.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Queues {
     pub(super) commands: Receiver<Command>,
     pub(super) traffic: Receiver<(Channel, Vec<u8>)>,
     pub(super) spare: Sender<Vec<u8>>,
-    pub(super) load: Arc<Load>,
+    /// The other end of `traffic`, for what the broker's threads themselves have to say to other nodes.
+    pub(super) answers: Sender<(Channel, Vec<u8>)>,
+    pub(super) figures: Arc<Figures>,
+}
+
+impl Queues {
+    /// What the broker's threads tell of themselves.
+    pub fn figures(&self) -> &Arc<Figures> {
+        &self.figures
+    }
 }
 
 /// Both ends: a link for each loop, and what the broker's threads have. `wakes` has one for each loop, in order;
@@ -195,7 +220,7 @@ pub fn connect(homes: &Homes, wakes: Vec<Wake>, traffic_max: usize) -> (Vec<Link
     let (commands, commands_end) = unbounded();
     let (traffic, traffic_end) = unbounded();
     let (spare, spare_end) = bounded(SPARE);
-    let load = Arc::new(Load::default());
+    let figures = Arc::new(Figures::default());
     let mut links = Vec::with_capacity(wakes.len());
     let mut ways = Vec::with_capacity(wakes.len());
     for wake in wakes {
@@ -206,7 +231,7 @@ pub fn connect(homes: &Homes, wakes: Vec<Wake>, traffic_max: usize) -> (Vec<Link
             traffic: traffic.clone(),
             spare: spare_end.clone(),
             events: events_end,
-            load: load.clone(),
+            figures: figures.clone(),
             unread: unread.clone(),
         });
         ways.push(Way { events, unread, wake });
@@ -215,7 +240,8 @@ pub fn connect(homes: &Homes, wakes: Vec<Wake>, traffic_max: usize) -> (Vec<Link
         commands: commands_end,
         traffic: traffic_end,
         spare,
-        load,
+        answers: traffic,
+        figures,
     };
     let routes = Routes {
         homes: homes.clone(),

@@ -6,17 +6,24 @@
 //! Owns: the interface of an engine, which is one kind of broker, and the two ends of the queues.
 //! Never: decides who may do what; an engine does, in one step for all nodes, by the rules of `docs/decisions/cluster.md`.
 
+mod backoff;
+mod figures;
 mod link;
 pub mod nats;
 mod nodes;
 pub mod redis;
 mod run;
+mod session;
+mod traffic;
+mod workers;
 
+use std::fmt;
 use std::time::Duration;
 
+pub use figures::{Figures, Readings};
 pub use link::{Busy, Link, Queues, Routes, Wake, connect};
 pub use nodes::{NodeId, Nodes};
-pub use run::{Options, Running, start};
+pub use run::{Options, Running, Times, start};
 
 use crate::ids::{CommandId, NodeNo};
 use crate::message::cluster::{Command, Event, Reply};
@@ -32,6 +39,15 @@ pub enum Trouble {
     Lost(String),
     /// It does not know this node's epoch as alive: a lease must be taken first.
     Lapsed,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost(why) => f.write_str(why),
+            Self::Lapsed => f.write_str("the lease ran out"),
+        }
+    }
 }
 
 /// One kind of broker: how its parts are reached. Each part has a connection of its own and is used by one thread.
