@@ -34,6 +34,7 @@ use crate::metrics::Board;
 use crate::shard::punch::{self, Punch};
 use crate::shard::{Limits, Permits, Rate, Shard};
 
+use brokers::Broker;
 use game_servers::Prospect;
 use start::{Plan, Running, Seat};
 use tables::Tables;
@@ -79,6 +80,7 @@ pub struct Server {
     reload: Option<Reload>,
     drain_timeout: Duration,
     finished: Arc<AtomicUsize>,
+    broker: Option<Broker>,
     /// Kept until the loops have ended.
     _passages: Option<Passages>,
 }
@@ -120,7 +122,7 @@ impl Server {
         let wake = game_servers::wake(postbox.clone());
         let office = game_servers::prepare(config, &wake, &mut substitutes)?;
         let homes = Homes::new(loops as u16, rand::rng().random());
-        let broker = brokers::prepare(config, &homes, &postbox)?;
+        let mut broker = brokers::prepare(config, &homes, &postbox)?;
         let passages = (tables.per_loop && loops > 1).then(|| Passages::new(loops));
         let passages = passages.transpose().map_err(|error| failed("passages", &error))?;
 
@@ -137,16 +139,34 @@ impl Server {
             finished: Arc::new(AtomicUsize::new(0)),
         };
         let pin = config.pin_cores && loops <= cores.len();
-        let mut seats = seats(config, &plan.shared, homes, mailboxes, passages.as_ref(), broker);
+        let mut seats = seats(
+            config,
+            &plan.shared,
+            homes,
+            mailboxes,
+            passages.as_ref(),
+            broker.as_mut(),
+        );
         for (seat, core) in seats.iter_mut().zip(cores).filter(|_| pin) {
             seat.core = Some(core);
         }
+        let mut opened = None;
+        let started = start::start(config, &plan, seats, || {
+            opened = broker.map(brokers::Prepared::open).transpose()?;
+            office.map(Prospect::open).transpose()
+        });
         let Running {
             threads,
             addresses,
             datagram_addresses,
             metrics_address,
-        } = start::start(config, &plan, seats, || office.map(Prospect::open).transpose())?;
+        } = match started {
+            Ok(running) => running,
+            Err(error) => {
+                opened.into_iter().for_each(Broker::stop);
+                return Err(error);
+            }
+        };
         announce(
             config,
             &addresses,
@@ -166,6 +186,7 @@ impl Server {
             reload,
             drain_timeout: config.drain_timeout,
             finished: plan.finished,
+            broker: opened,
             _passages: passages,
         })
     }
@@ -217,8 +238,15 @@ impl Server {
         self.stop();
     }
 
-    /// Drains and joins the loops; those that have not finished within `drain_timeout` are left behind.
-    pub fn stop(self) {
+    /// Drains and joins the loops; those that have not finished within `drain_timeout` are left behind. Then the other nodes
+    /// are told that this one is gone.
+    pub fn stop(mut self) {
+        let broker = self.broker.take();
+        self.stop_loops();
+        broker.into_iter().for_each(Broker::stop);
+    }
+
+    fn stop_loops(self) {
         let deadline = Instant::now() + self.drain_timeout;
         let loops = self.threads.len();
         for index in 0..loops {
@@ -315,12 +343,13 @@ fn seats(
     homes: Homes,
     mailboxes: Vec<Mailbox<Delivery>>,
     passages: Option<&Passages>,
-    broker: Option<brokers::Prepared>,
+    broker: Option<&mut brokers::Prepared>,
 ) -> Vec<Seat> {
     let limits = Arc::new(limits(config, mailboxes.len()));
     let clustered = broker.as_ref().is_some_and(|broker| broker.cluster_state);
     let homes = if clustered { homes.in_cluster() } else { homes };
-    let mut links = broker.map(|broker| broker.links).unwrap_or_default().into_iter();
+    let links = broker.map(|broker| std::mem::take(&mut broker.links));
+    let mut links = links.unwrap_or_default().into_iter();
     let punch_limits = Arc::new(punch_limits(config));
     let punch_permits = Arc::new(punch::Permits::default());
     let seat = |(index, mailbox)| {

@@ -19,7 +19,7 @@ use crate::message::cluster::{Command, Event, What};
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// Bytes that may wait for the broker, commands and traffic of all loops together.
-pub const QUEUE_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// Events that wait for a loop before a broker's thread waits for it.
 const EVENTS: usize = 8192;
 /// Emptied buffers that wait to be filled again.
@@ -164,8 +164,7 @@ impl Routes {
         }
     }
 
-    /// Whether a loop has room for so much traffic. Where one thread alone passes it on, that is then taken, but for a queue
-    /// that is full of other events.
+    /// Whether a loop would take so much traffic.
     pub(super) fn has_room(&self, loop_id: LoopId, bytes: usize) -> bool {
         let way = self.loops.get(loop_id.index());
         way.is_none_or(|way| way.unread.load(Ordering::Relaxed) + bytes <= self.traffic_max && !way.events.is_full())

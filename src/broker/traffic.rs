@@ -250,7 +250,7 @@ impl Incoming {
     /// A message of section 9.
     fn on_plain(&mut self, _channel: Channel, _bytes: &[u8]) {}
 
-    /// A message for this node; None: it makes no sense.
+    /// A message for this node; None: it makes no sense, or was overtaken by a later one.
     fn on_message(&mut self, message: &[u8]) -> Option<()> {
         let (head, frames) = Head::split(message)?;
         let id = NodeId::from_bytes(head.node);
@@ -258,18 +258,14 @@ impl Incoming {
             return Some(());
         }
         let from = self.nodes.number(id, Epoch(head.epoch)).ok()??;
-        let last = self
-            .last
-            .insert(from, head.number)
-            .unwrap_or(head.number.saturating_sub(1));
-        match head.number.checked_sub(last)? {
-            // It was overtaken: in order or not at all.
-            0 => return None,
-            ahead => count(
-                &self.queues.figures.gaps,
-                usize::try_from(ahead - 1).unwrap_or(usize::MAX),
-            ),
-        }
+        // From the first that is heard on: what was sent before is not missed.
+        let last = self.last.get(&from).copied().unwrap_or(head.number.saturating_sub(1));
+        let ahead = head.number.checked_sub(last).filter(|ahead| *ahead > 0)?;
+        count(
+            &self.queues.figures.gaps,
+            usize::try_from(ahead - 1).unwrap_or(usize::MAX),
+        );
+        self.last.insert(from, head.number);
         for (loop_id, frames) in Split::of(frames, &self.routes).into_loops() {
             // What is passed on is gone, and a refusal needs it.
             if !self.routes.has_room(loop_id, frames.len()) {

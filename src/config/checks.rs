@@ -8,7 +8,7 @@ use super::values::{BROKERS, name_of};
 use super::{BrokerType, Config, IceServer, game_server_checks};
 
 /// The brokers that this build can connect to.
-const BUILT: &[BrokerType] = &[BrokerType::Local];
+const BUILT: &[BrokerType] = &[BrokerType::Local, BrokerType::Redis];
 
 /// Looks at the effective settings as a whole.
 pub(super) fn check(config: &Config, findings: &mut Findings) {

@@ -64,8 +64,10 @@ pub struct Config {
     pub max_message_size: usize,
     /// What connects several nodes.
     pub broker_type: BrokerType,
-    /// `host:port` of Redis.
+    /// Where Redis is: `host:port`, `unix:/path`, `sentinel://name@host:port,host:port`.
     pub redis_addr: String,
+    /// User name for Redis, empty for its default user.
+    pub redis_user: String,
     /// Password for Redis, empty for none. A secret.
     pub redis_password: String,
     /// Where `redis_password` was read from, if from a file.
@@ -74,6 +76,8 @@ pub struct Config {
     pub redis_db: u32,
     /// Whether Redis is spoken to over TLS.
     pub redis_tls: bool,
+    /// PEM file of the authorities that vouch for Redis.
+    pub redis_ca: Option<PathBuf>,
     /// Whether nodes share who is where, besides passing messages on.
     pub cluster_state: bool,
     /// Whether a message to a peer of another node is answered with 404 when no node acknowledges it.
@@ -393,10 +397,12 @@ impl Default for Config {
             max_message_size: 65_536,
             broker_type: BrokerType::Local,
             redis_addr: "localhost:6379".to_owned(),
+            redis_user: String::new(),
             redis_password: String::new(),
             redis_password_file: None,
             redis_db: 0,
             redis_tls: false,
+            redis_ca: None,
             cluster_state: true,
             broker_ack: true,
             ready_requires_broker: false,

@@ -420,16 +420,16 @@ fn a_certificate_and_its_key_need_each_other() {
 
 #[test]
 fn a_broker_that_is_not_built_in_is_never_replaced_by_none() {
-    for name in ["redis", "nats"] {
-        assert_eq!(
-            one_error("{}", &[("PEER_BROKER", name)]),
-            format!("broker_type: {name} is not built yet")
-        );
-        assert_eq!(
-            loaded(&format!("{{\"broker_type\":\"{name}\"}}"), &[("PEER_BROKER", "local")]),
-            Config::default()
-        );
-    }
+    let name = "nats";
+    assert_eq!(
+        one_error("{}", &[("PEER_BROKER", name)]),
+        format!("broker_type: {name} is not built yet")
+    );
+    assert_eq!(
+        loaded(&format!("{{\"broker_type\":\"{name}\"}}"), &[("PEER_BROKER", "local")]),
+        Config::default()
+    );
+    assert_eq!(loaded("{}", &[("PEER_BROKER", "redis")]).broker_type, BrokerType::Redis);
     for name in ["kafka", "Local", " local"] {
         assert!(one_error("{}", &[("PEER_BROKER", name)]).starts_with("broker_type: "));
     }

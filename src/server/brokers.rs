@@ -4,13 +4,20 @@
 //! Never: runs a command.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::StartError;
-use crate::broker::{self, Link};
-use crate::config::Config;
+use rand::RngExt as _;
+
+use super::{StartError, failed};
+use crate::broker::redis::{Address, Redis, RedisOptions, Tls};
+use crate::broker::{self, Engine, Link, NodeId, Nodes, Options, Queues, Routes, Times};
+use crate::config::{BrokerType, Config};
 use crate::event_loop::Delivery;
 use crate::ids::{Homes, LoopId};
 use crate::mailbox::Postbox;
+
+/// A broker that cannot be reached for so long ends the start.
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A broker before its threads run.
 pub(super) struct Prepared {
@@ -18,6 +25,12 @@ pub(super) struct Prepared {
     pub(super) links: Vec<Link>,
     /// The nodes share one state.
     pub(super) cluster_state: bool,
+    engine: Arc<dyn Engine>,
+    /// What and where it is, for the log.
+    place: String,
+    nodes: Arc<Nodes>,
+    queues: Queues,
+    routes: Routes,
 }
 
 /// A broker at work.
@@ -30,11 +43,74 @@ pub(super) struct Broker {
 /// # Errors
 /// Settings that cannot be used.
 pub(super) fn prepare(
-    _config: &Config,
-    _homes: &Homes,
-    _postbox: &Arc<Postbox<Delivery>>,
+    config: &Config,
+    homes: &Homes,
+    postbox: &Arc<Postbox<Delivery>>,
 ) -> Result<Option<Prepared>, StartError> {
-    Ok(None)
+    let nodes = Arc::new(Nodes::new(NodeId::from_bytes(rand::rng().random())));
+    let cluster_state = config.cluster_state;
+    let (engine, place): (Arc<dyn Engine>, _) = match config.broker_type {
+        BrokerType::Local => return Ok(None),
+        BrokerType::Redis => {
+            let options = redis_options(config)?;
+            let place = format!("redis at {}", options.address);
+            (Arc::new(Redis::new(options, nodes.clone(), cluster_state)), place)
+        }
+        BrokerType::Nats => return Err(StartError("broker_type: nats is not built yet".to_owned())),
+    };
+    let homes = match cluster_state {
+        true => homes.clone().in_cluster(),
+        false => homes.clone(),
+    };
+    let wakes = (0..homes.loops()).map(|index| wake(postbox.clone(), LoopId::new(index as u16)));
+    let (links, queues, routes) = broker::connect(&homes, wakes.collect(), config.mail_bytes);
+    Ok(Some(Prepared {
+        links,
+        cluster_state,
+        engine,
+        place,
+        nodes,
+        queues,
+        routes,
+    }))
+}
+
+fn redis_options(config: &Config) -> Result<RedisOptions, StartError> {
+    let address = Address::parse(&config.redis_addr).map_err(|error| StartError(format!("redis_addr: {error}")))?;
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let ca = config.redis_ca.as_ref().map(std::fs::read);
+    let ca = ca.transpose().map_err(|error| failed("redis_ca", &error))?;
+    Ok(RedisOptions {
+        user: given(&config.redis_user),
+        password: given(&config.redis_password),
+        db: config.redis_db,
+        tls: config.redis_tls.then_some(Tls { ca }),
+        ..RedisOptions::new(address)
+    })
+}
+
+impl Prepared {
+    /// Starts the threads, when all loops have their descriptor tables: see `tables`.
+    ///
+    /// # Errors
+    /// A thread cannot be started, or the broker cannot be reached.
+    pub(super) fn open(self) -> Result<Broker, StartError> {
+        let options = Options {
+            cluster_state: self.cluster_state,
+            times: Times::default(),
+        };
+        let node = self.nodes.own();
+        let running = broker::start(self.engine, options, self.nodes, self.queues, self.routes);
+        let broker = Broker {
+            running: running.map_err(|error| failed("thread", &error))?,
+        };
+        if let Err(reason) = broker.running.wait_up(REACHED_WITHIN) {
+            broker.stop();
+            return Err(StartError(format!("{}: cannot be reached: {reason}", self.place)));
+        }
+        tracing::info!(%node, broker = self.place, cluster_state = self.cluster_state, "one of several nodes");
+        Ok(broker)
+    }
 }
 
 impl Broker {
@@ -45,7 +121,6 @@ impl Broker {
 }
 
 /// What wakes a loop for the broker's threads.
-#[expect(dead_code, reason = "no broker is built yet")]
 fn wake(postbox: Arc<Postbox<Delivery>>, loop_id: LoopId) -> broker::Wake {
     Arc::new(move || postbox.wake(loop_id))
 }

@@ -108,6 +108,10 @@ pub(super) fn own() -> io::Result<()> {
     // is the last reference to the runtime's handle, after which nobody writes. A thread of NATS that has ended has closed
     // it in the process's table only: then the loop's write wakes nobody, and hits nothing else.
     //
+    // The threads of the broker share the process's table too. What they open they open after all loops have parted
+    // (`brokers::Prepared::open`), and they alone use it: a loop hands them work through a channel and never a descriptor.
+    // They wake it by its `Waker`.
+    //
     // The handlers of signals run on any thread and write to a pipe by its number: it is made before any loop's table
     // and never closed (`server::catch_signals`). Numbers 0 to 2 are never closed either. No thread is spawned by a loop.
     unsafe { unshare_unsafe(UnshareFlags::FILES) }?;
