@@ -559,3 +559,6 @@ fn hand<P>(to: &Sender<Work<P>>, session: &Arc<Session>, part: P) -> usize {
     let session = session.clone();
     usize::from(to.send(Work { session, part }).is_ok())
 }
+
+#[cfg(test)]
+mod tests;
