@@ -1,7 +1,7 @@
 //! What the tests that speak to the real program share.
 //!
 //! Owns: starting and stopping the program ([`Server`]), a WebSocket client that may also misbehave ([`Client`]), a
-//! small HTTP client ([`http()`]), a throw-away certificate ([`Certificate`]), and the format and matching rules
+//! small HTTP client ([`http()`]), a throw-away certificate ([`Certificate`]), a Redis server ([`RedisServer`]), and the format and matching rules
 //! of the recorded dialogues ([`Dialogue`], [`Matcher`]).
 //! Never: uses the program's own codecs, so that a mistake there cannot hide itself here.
 #![allow(
@@ -17,6 +17,7 @@ mod dialogue;
 mod frame;
 mod http;
 mod matching;
+mod redis;
 mod server;
 mod tls;
 mod wire;
@@ -27,6 +28,7 @@ pub use client::{Client, Closed, ConnectError, ConnectOptions};
 pub use dialogue::{Dialogue, HttpExpectation, RawFrame, Step, parse_step, unhex};
 pub use frame::{Event, Frame, LengthForm, Opcode, deflate};
 pub use http::{HttpConnection, Response, http, https};
+pub use self::redis::RedisServer;
 pub use matching::Matcher;
 pub use server::{Failure, Server};
 pub use tls::{Certificate, trust_anything};

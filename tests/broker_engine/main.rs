@@ -1,0 +1,15 @@
+//! Every engine keeps the same promises: the same scenarios against a real broker of each kind, and what only one kind has.
+//!
+//! Owns: nothing but its modules.
+//! Never: relies on a broker that is already there.
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "tests")]
+
+mod bench;
+mod lease;
+mod matches;
+mod on_redis;
+mod sessions;
+mod spaces;
+#[path = "../support/redis.rs"]
+#[allow(dead_code, reason = "every test file takes its own part of this")]
+mod server;

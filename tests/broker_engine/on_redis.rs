@@ -1,0 +1,226 @@
+//! The scenarios on Redis, and what only Redis has: scripts that are forgotten, inboxes that are trimmed, and keys.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use peer_server::broker::redis::{Address, Redis, RedisOptions};
+use peer_server::broker::{Engine, Epoch, News, NodeId, Nodes, Trouble};
+use peer_server::message::cluster::What;
+
+use crate::bench::*;
+use crate::server::RedisServer;
+
+struct OnRedis(RedisServer);
+
+impl Bench for OnRedis {
+    fn engine(&self, nodes: Arc<Nodes>) -> Arc<dyn Engine> {
+        let options = RedisOptions::new(Address::Socket(self.0.socket()));
+        Arc::new(Redis::new(options, nodes, true))
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+
+    fn lapse(&self, node: NodeId, epoch: Epoch) {
+        self.run(&["ZADD", "peer:leases", "XX", "1", &place(node, epoch)]);
+    }
+}
+
+impl OnRedis {
+    fn run(&self, words: &[&str]) -> redis::Value {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query(&mut self.0.connect()).unwrap()
+    }
+
+    /// Every key of ours but those that last.
+    fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut self.0.connect()).unwrap();
+        keys.retain(|key| !["peer:generation", "peer:version", "peer:epoch"].contains(&&**key));
+        keys.sort();
+        keys
+    }
+}
+
+fn place(node: NodeId, epoch: Epoch) -> String {
+    format!("{node}:{}", epoch.0)
+}
+
+fn with_redis(scenario: impl FnOnce(&OnRedis)) {
+    if let Some(server) = RedisServer::start() {
+        scenario(&OnRedis(server));
+    }
+}
+
+macro_rules! scenarios {
+    ($($module:ident: $($name:ident)*;)*) => {
+        $($(
+            #[test]
+            fn $name() {
+                with_redis(|bench| {
+                    crate::$module::$name(bench);
+                    leaves_no_key(bench);
+                });
+            }
+        )*)*
+    };
+}
+
+scenarios! {
+    spaces: members_hear_of_each_other_in_one_order refusals_come_in_their_order an_owner_may_kick
+        coming_again_changes_only_what_differs;
+    sessions: a_key_has_one_session the_end_of_a_session_is_the_end_of_all_it_has
+        going_on_keeps_what_is_named_and_ends_the_rest;
+    matches: who_asks_the_same_is_matched_wherever_it_is no_request_is_met_twice the_dead_are_not_matched
+        a_kick_and_an_end_take_requests_back;
+    lease: an_epoch_that_is_over_is_refused each_node_hears_once_that_another_is_gone
+        what_the_dead_had_can_be_had_before_it_is_swept a_node_whose_lease_stands_goes_on_where_it_was
+        a_node_that_comes_back_is_another_and_has_its_places_again a_key_taken_elsewhere_meanwhile_is_not_given_back
+        a_fleet_tells_everything_again_to_a_broker_that_forgot;
+}
+
+/// All nodes die as they are, another sweeps: nothing is left but what lasts.
+fn leaves_no_key(bench: &OnRedis) {
+    let mut last = Node::new(bench, 9);
+    let leases: Vec<String> = redis::cmd("ZRANGE").arg("peer:leases").arg(0).arg(-1).query(&mut bench.0.connect()).unwrap();
+    let own = place(last.nodes.own(), last.epoch);
+    for other in leases.iter().filter(|place| **place != own) {
+        bench.run(&["ZADD", "peer:leases", "XX", "1", other]);
+    }
+    last.lease.renew(last.epoch).unwrap();
+    while last.lease.sweep().unwrap() {}
+    last.lease.release(last.epoch).unwrap();
+    while last.lease.sweep().unwrap() {}
+    assert_eq!(bench.keys(), [""; 0]);
+}
+
+#[test]
+fn what_ended_leaves_no_key_even_without_a_sweep() {
+    with_redis(|bench| {
+        let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
+        let (a, b) = (one.register('a', 1), two.register('b', 1));
+        one.batch(vec![join(a, "lobby"), create(a, "room", 3), seek(a, 3, 1), seek(a, 2, 2)]);
+        two.batch(vec![join(b, "lobby"), join_room(b, "room"), seek(b, 4, 3), What::End { who: b }]);
+        one.batch(vec![leave(a, "room"), What::End { who: a }]);
+        let leases = [1, 2].map(|number| format!("peer:in:{}", number.to_string().len()));
+        assert_eq!(leases.len(), 2);
+        let left = bench.keys();
+        assert!(left.iter().all(|key| key == "peer:leases" || key.starts_with("peer:in:")), "{left:?}");
+    });
+}
+
+#[test]
+fn a_step_of_the_sweep_is_small() {
+    with_redis(|bench| {
+        let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
+        let registers = (0..700).map(|session| {
+            let fingerprint = peer_server::ids::Fingerprint::of_key(&format!("key {session}"));
+            let who = peer_server::message::cluster::Who { fingerprint, ..who('a', session) };
+            What::Register { who, aliases: vec![format!("{session}").into()] }
+        });
+        one.batch(registers.collect());
+        one.lease.release(one.epoch).unwrap();
+        assert!(two.lease.sweep().unwrap());
+        assert_eq!(bench.run(&["SCARD", &format!("peer:n:{}", place(one.nodes.own(), one.epoch))]), redis::Value::Int(200));
+        assert!(!two.lease.sweep().unwrap());
+        assert_eq!(bench.keys().len(), 1);
+    });
+}
+
+#[test]
+fn scripts_that_are_forgotten_are_loaded_again() {
+    with_redis(|bench| {
+        let mut one = Node::new(bench, 1);
+        let a = one.register('a', 1);
+        bench.run(&["SCRIPT", "FLUSH"]);
+        let replies = one.batch(vec![join(a, "lobby"), roster("lobby"), leave(a, "lobby"), roster("lobby")]);
+        let replies: Vec<_> = replies.iter().map(|reply| one.written(reply)).collect();
+        assert_eq!(replies, ["joined [a1@1]", "[a1@1]", "done", "[]"]);
+        bench.run(&["SCRIPT", "FLUSH"]);
+        one.lease.renew(one.epoch).unwrap();
+    });
+}
+
+#[test]
+fn a_gap_in_the_inbox_is_told_and_nothing_twice() {
+    with_redis(|bench| {
+        let mut one = Node::new(bench, 1);
+        let a = one.register('a', 1);
+        one.ask(join(a, "lobby"));
+        assert_eq!(one.events(), ["lobby+a1@1"]);
+        let read = one.inbox.place().unwrap();
+        one.batch(vec![join(a, "hall"), leave(a, "hall"), join(a, "other")]);
+        let key = format!("peer:in:{}", place(one.nodes.own(), one.epoch));
+        bench.run(&["XTRIM", &key, "MAXLEN", "1"]);
+        assert_eq!(one.events(), ["gap", "other+a1@1"]);
+        // From an earlier place the same comes again, from a later one nothing.
+        let mut again = one.engine.inbox(one.epoch, Some(&read)).unwrap();
+        let mut told = Vec::new();
+        again.read(Duration::from_millis(1), &mut |news| told.push(news)).unwrap();
+        assert!(matches!(told.as_slice(), [News::Gap, News::Happened(_), ..]), "{told:?}");
+        let mut later = one.engine.inbox(one.epoch, one.inbox.place().as_deref()).unwrap();
+        later.read(Duration::from_millis(1), &mut |news| panic!("{news:?}")).unwrap();
+        assert!(one.engine.inbox(one.epoch, Some("nonsense")).is_err());
+    });
+}
+
+#[test]
+fn what_was_read_is_trimmed() {
+    with_redis(|bench| {
+        let mut one = Node::new(bench, 1);
+        let a = one.register('a', 1);
+        for _ in 0..30 {
+            one.batch((0..100).flat_map(|_| [join(a, "lobby"), leave(a, "lobby")]).collect());
+            assert_eq!(one.events().len(), 200);
+        }
+        let key = format!("peer:in:{}", place(one.nodes.own(), one.epoch));
+        let redis::Value::Int(entries) = bench.run(&["XLEN", &key]) else { panic!() };
+        assert!(entries < 2000, "{entries}");
+    });
+}
+
+#[test]
+fn values_that_nobody_of_ours_wrote_do_no_harm() {
+    with_redis(|bench| {
+        let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
+        let (a, b) = (one.register('a', 1), two.register('b', 1));
+        one.ask(join(a, "lobby"));
+        two.ask(join(b, "lobby"));
+        one.events();
+        let keys = bench.keys();
+        let key = |begin: &str| keys.iter().find(|key| key.starts_with(begin)).unwrap().clone();
+        let (roster_key, order) = (key("peer:r:"), key("peer:o:"));
+        let own = place(one.nodes.own(), one.epoch);
+        let deep = format!("{own}:1 {}", "[".repeat(100_000));
+        let long = format!("{own}:1 {{\"fingerprint\":\"{}\",\"alias\":\"{}\"}}", "0".repeat(64), "x".repeat(200));
+        for (at, strange) in ["", " ", "x", &own, &format!("{own}:1 "), &format!("{own}:1 {{}}"), &deep, &long, "\u{0}\u{1}"]
+            .into_iter()
+            .enumerate()
+        {
+            let member = format!("strange {at}");
+            bench.run(&["HSET", &roster_key, &member, strange]);
+            bench.run(&["ZADD", &order, "1", &member]);
+        }
+        assert_eq!(one.ask(roster("lobby")), "[a1@1 b1@2]");
+        assert_eq!(one.ask(list("lobby", 100)), "2: ab");
+        let inbox = format!("peer:in:{own}");
+        for fields in [
+            &["a", "b"][..], &["e", "joined"], &["e", "joined", "ns", "zz", "v", "x"], &["e", "left", "ns", "", "v", "1"],
+            &["e", "gone", "p", "x"], &["e", "replaced", "at", ":::", "f", "a"], &["e", "matched", "g", "00", "w", "::"],
+        ] {
+            bench.run(&[&["XADD", &inbox, "1-*"][..], fields].concat());
+        }
+        assert_eq!(one.events(), [""; 0]);
+        // Keys of other types: the connection is given up, the process is not.
+        for (key, ask) in [("peer:a:alias-b", resolve("alias-b")), (&*roster_key, roster("lobby"))] {
+            bench.run(&["DEL", key]);
+            bench.run(&["SADD", key, "x"]);
+            assert!(matches!(one.try_batch(vec![ask]).1, Err(Trouble::Lost(_))));
+            one.commands = one.engine.commands().unwrap();
+        }
+        bench.run(&["XADD", &inbox, "7-1", "e", "gone"]);
+        let strange = one.inbox.read(Duration::from_millis(1), &mut |_| ());
+        assert!(matches!(strange, Err(Trouble::Lost(_))), "{strange:?}");
+    });
+}
