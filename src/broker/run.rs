@@ -143,36 +143,24 @@ pub fn start(
         alive: alive.clone(),
     };
 
-    let (own_routes, own_figures) = (routes.clone(), figures.clone());
-    let idle = crossbeam_channel::never::<()>();
-    let leases = hire.worker(Part::Lease, (idle.clone(), |()| {}), move |session, lease| {
+    let own_figures = figures.clone();
+    let leases = hire.worker(Part::Lease, move |session, lease| {
         workers::keep(session, lease, &times, &own_figures)
     })?;
-
-    let own_routes_inbox = routes.clone();
-    let inboxes = hire.worker(Part::Inbox, (idle.clone(), |()| {}), move |session, inbox| {
-        workers::read(session, inbox, times.listen, &own_routes_inbox)
+    let own_routes = routes.clone();
+    let inboxes = hire.worker(Part::Inbox, move |session, inbox| {
+        workers::read(session, inbox, times.listen, &own_routes)
     })?;
-
     let mut incoming = Incoming::new(nodes.clone(), routes.clone(), queues.clone());
-    let subscribers = hire.worker(Part::Subscriber, (idle, |()| {}), move |session, subscriber| {
+    let subscribers = hire.worker(Part::Subscriber, move |session, subscriber| {
         incoming.hear(session, subscriber, times.listen)
     })?;
-
     let mut outgoing = Outgoing::new(nodes.clone(), routes.clone(), queues.clone());
-    let (waiting, own_queues) = (queues.traffic.clone(), queues.clone());
-    let drop_late = move |(_, bytes): (_, Vec<u8>)| discard(&own_queues, &bytes);
-    let publishers = hire.worker(Part::Publisher, (waiting, drop_late), move |session, publisher| {
+    let publishers = hire.worker(Part::Publisher, move |session, publisher| {
         outgoing.publish(session, publisher)
     })?;
-
-    let (waiting, own_queues) = (queues.commands.clone(), queues.clone());
-    let (late_routes, late_figures) = (routes.clone(), figures.clone());
-    let lose_late = move |command: crate::message::cluster::Command| {
-        late_figures.give_back(link::weight(&command));
-        lose(command.id, &late_routes, &late_figures);
-    };
-    let commands = hire.worker(Part::Commands, (waiting, lose_late), move |session, commands| {
+    let (own_routes, own_queues) = (routes.clone(), queues.clone());
+    let commands = hire.worker(Part::Commands, move |session, commands| {
         workers::command(session, commands, &own_queues, &own_routes)
     })?;
 
@@ -219,11 +207,10 @@ struct Hire<'a> {
 }
 
 impl Hire<'_> {
-    /// A thread that works with one part in each session. `idle`: what it takes from a queue between sessions, and does with it.
-    fn worker<P: Send + 'static, T: Send + 'static>(
+    /// A thread that works with one part in each session.
+    fn worker<P: Send + 'static>(
         &mut self,
         part: Part,
-        idle: (Receiver<T>, impl FnMut(T) + Send + 'static),
         run: impl FnMut(&Session, P) -> Result<(), Trouble> + Send + 'static,
     ) -> io::Result<Sender<Work<P>>> {
         let (works, works_end) = bounded(1);
@@ -232,7 +219,7 @@ impl Hire<'_> {
             works: works_end,
             notes: self.notes.clone(),
         };
-        self.thread(part.thread_name(), move || worker.run(idle, run))?;
+        self.thread(part.thread_name(), move || worker.run(run))?;
         Ok(works)
     }
 
@@ -246,12 +233,6 @@ impl Hire<'_> {
         self.threads.push(thread);
         Ok(())
     }
-}
-
-/// Traffic that will not be published.
-fn discard(queues: &Queues, bytes: &[u8]) {
-    queues.figures.give_back(bytes.len());
-    count(&queues.figures.dropped, 1);
 }
 
 /// The thread that watches over the others.
@@ -349,6 +330,8 @@ impl Watch {
             if let Err(stop) = rested {
                 return stop;
             }
+            // What slipped in behind the word that the node is down waits no longer than for one try.
+            self.empty_queues();
         }
     }
 
@@ -401,7 +384,6 @@ impl Watch {
         let commands = commands.transpose()?;
         self.check(session)?;
 
-        // What slipped in behind the last word that the node is down.
         self.empty_queues();
         self.figures.set_up(true);
         self.routes.tell_all(&Event::Up);
@@ -538,7 +520,8 @@ impl Watch {
             lose(command.id, &self.routes, &self.figures);
         }
         while let Ok((_, bytes)) = self.queues.traffic.try_recv() {
-            discard(&self.queues, &bytes);
+            self.figures.give_back(bytes.len());
+            count(&self.figures.dropped, 1);
         }
     }
 

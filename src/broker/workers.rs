@@ -56,22 +56,9 @@ pub(super) struct Worker<P> {
 }
 
 impl<P> Worker<P> {
-    /// Works until there will be nothing more to do. Between sessions it takes from `idle`'s queue what came too late.
-    pub(super) fn run<T>(
-        self,
-        idle: (Receiver<T>, impl FnMut(T)),
-        mut run: impl FnMut(&Session, P) -> Result<(), Trouble>,
-    ) {
-        let (queue, mut late) = idle;
-        loop {
-            let work = select! {
-                recv(self.works) -> work => work,
-                recv(queue) -> item => {
-                    item.into_iter().for_each(&mut late);
-                    continue;
-                }
-            };
-            let Ok(Work { session, part }) = work else { return };
+    /// Works until there will be nothing more to do.
+    pub(super) fn run(self, mut run: impl FnMut(&Session, P) -> Result<(), Trouble>) {
+        for Work { session, part } in &self.works {
             let trouble = run(&session, part).err();
             let session = session.number;
             let part = self.part;

@@ -120,12 +120,17 @@ impl Node {
             Reply::Found(Some(node)) => format!("at {}", self.at(Some(*node))),
             Reply::Resolved(fingerprint) => format!("resolved {}", fingerprint.map_or('-', letter)),
             Reply::Joined { roster: None, .. } => "joined".to_owned(),
-            Reply::Joined { roster: Some(roster), version } => {
+            Reply::Joined {
+                roster: Some(roster),
+                version,
+            } => {
                 assert_eq!(roster.version, *version);
                 format!("joined {}", self.roster(roster))
             }
             Reply::Created { .. } => "created".to_owned(),
-            Reply::Listed { peers, total } => format!("{total}: {}", peers.iter().map(|info| shown(info)).collect::<String>()),
+            Reply::Listed { peers, total } => {
+                format!("{total}: {}", peers.iter().map(|info| shown(info)).collect::<String>())
+            }
             Reply::Described { peer_count, terms } => {
                 format!("{peer_count} of {} of {}", terms.max_size, letter(terms.owner))
             }
@@ -138,12 +143,21 @@ impl Node {
     }
 
     fn roster(&self, roster: &Roster) -> String {
-        let members = roster.members.iter().map(|member| self.member(member)).collect::<Vec<_>>();
+        let members = roster
+            .members
+            .iter()
+            .map(|member| self.member(member))
+            .collect::<Vec<_>>();
         format!("[{}]{}", members.join(" "), terms(roster.room))
     }
 
     fn member(&self, member: &Member) -> String {
-        format!("{}{}@{}", shown(&member.info), member.session.as_u64(), self.at(member.node))
+        format!(
+            "{}{}@{}",
+            shown(&member.info),
+            member.session.as_u64(),
+            self.at(member.node)
+        )
     }
 
     fn at(&self, node: Option<NodeNo>) -> u8 {
@@ -154,16 +168,24 @@ impl Node {
     pub fn events(&mut self) -> Vec<String> {
         let mark = who(char::from(b'0' + self.number), 1);
         let space = named("mark");
-        self.run(What::Register { who: mark, aliases: Vec::new() });
+        self.run(What::Register {
+            who: mark,
+            aliases: Vec::new(),
+        });
         self.run(join(mark, "mark"));
-        self.run(What::Leave { who: mark, namespace: space });
+        self.run(What::Leave {
+            who: mark,
+            namespace: space,
+        });
         self.run(What::End { who: mark });
         let deadline = Instant::now() + WITHIN;
         let mut written = Vec::new();
         let mut is_marked = false;
         while !is_marked {
             let mut told = Vec::new();
-            self.inbox.read(Duration::from_millis(100), &mut |news| told.push(news)).unwrap();
+            self.inbox
+                .read(Duration::from_millis(100), &mut |news| told.push(news))
+                .unwrap();
             for news in told {
                 match &news {
                     News::Happened(Event::Changed { namespace, change, .. }) if *namespace == space => {
@@ -183,7 +205,11 @@ impl Node {
             News::Happened(event) => event,
         };
         match event {
-            Event::Changed { namespace, version, change } => {
+            Event::Changed {
+                namespace,
+                version,
+                change,
+            } => {
                 let last = self.versions.insert(*namespace, *version);
                 assert!(last.is_none_or(|last| last < *version), "versions rise");
                 let change = match change {
@@ -197,11 +223,20 @@ impl Node {
                 };
                 format!("{}{change}", name_of(*namespace))
             }
-            Event::Matched { namespace, members, matched } => {
+            Event::Matched {
+                namespace,
+                members,
+                matched,
+            } => {
                 assert_eq!(named(&matched.namespace), *namespace);
                 let infos: String = matched.peers.iter().map(|info| shown(info)).collect();
                 let own = members.iter().map(|(who, ticket)| {
-                    format!(" {}{}#{}", letter(who.fingerprint), who.session.as_u64(), ticket.as_u64())
+                    format!(
+                        " {}{}#{}",
+                        letter(who.fingerprint),
+                        who.session.as_u64(),
+                        ticket.as_u64()
+                    )
                 });
                 format!("{}={infos} for{}", matched.namespace, own.collect::<String>())
             }
@@ -213,12 +248,19 @@ impl Node {
 }
 
 pub fn who(peer: char, session: u64) -> Who {
-    Who { fingerprint: Fingerprint::of_key(&peer.to_string()), session: SessionId::from_u64(session) }
+    Who {
+        fingerprint: Fingerprint::of_key(&peer.to_string()),
+        session: SessionId::from_u64(session),
+    }
 }
 
 /// Whose key it is.
 fn letter(fingerprint: Fingerprint) -> char {
-    ('a'..='z').chain('A'..='Z').chain('0'..='9').find(|peer| who(*peer, 0).fingerprint == fingerprint).unwrap()
+    ('a'..='z')
+        .chain('A'..='Z')
+        .chain('0'..='9')
+        .find(|peer| who(*peer, 0).fingerprint == fingerprint)
+        .unwrap()
 }
 
 pub fn named(name: &str) -> NamespaceId {
@@ -226,7 +268,10 @@ pub fn named(name: &str) -> NamespaceId {
 }
 
 fn name_of(namespace: NamespaceId) -> &'static str {
-    ["lobby", "room", "hall", "other"].into_iter().find(|name| named(name) == namespace).unwrap()
+    ["lobby", "room", "hall", "other"]
+        .into_iter()
+        .find(|name| named(name) == namespace)
+        .unwrap()
 }
 
 /// How a peer is shown: its letter, and what it shows of itself.
@@ -243,7 +288,11 @@ pub fn info(peer: char, app_type: &str) -> Arc<PeerInfo> {
 
 fn shown(info: &Arc<PeerInfo>) -> String {
     let peer = letter(info.fingerprint);
-    assert_eq!(**info, *self::info(peer, &info.app_type), "an info comes back as it was");
+    assert_eq!(
+        **info,
+        *self::info(peer, &info.app_type),
+        "an info comes back as it was"
+    );
     match &*info.app_type {
         "" => peer.to_string(),
         app_type => format!("{peer}({app_type})"),
@@ -251,7 +300,9 @@ fn shown(info: &Arc<PeerInfo>) -> String {
 }
 
 fn terms(room: Option<RoomTerms>) -> String {
-    room.map_or_else(String::new, |room| format!(" of {} for {}", letter(room.owner), room.max_size))
+    room.map_or_else(String::new, |room| {
+        format!(" of {} for {}", letter(room.owner), room.max_size)
+    })
 }
 
 fn peer_of(who: Who) -> char {
@@ -302,16 +353,27 @@ pub fn create(who: Who, name: &str, max_size: u32) -> What {
 }
 
 pub fn leave(who: Who, name: &str) -> What {
-    What::Leave { who, namespace: named(name) }
+    What::Leave {
+        who,
+        namespace: named(name),
+    }
 }
 
 pub fn kick(who: Who, name: &str, target: char) -> What {
     let target = Some(self::who(target, 0).fingerprint);
-    What::Kick { who, namespace: named(name), target }
+    What::Kick {
+        who,
+        namespace: named(name),
+        target,
+    }
 }
 
 pub fn show(who: Who, name: &str, app_type: &str) -> What {
-    What::Show { who, namespace: named(name), info: info(peer_of(who), app_type) }
+    What::Show {
+        who,
+        namespace: named(name),
+        info: info(peer_of(who), app_type),
+    }
 }
 
 pub fn resume(who: Who, alias: Option<&str>, names: &[&str]) -> What {
@@ -346,7 +408,10 @@ pub fn roster(name: &str) -> What {
 }
 
 pub fn list(name: &str, limit: u32) -> What {
-    What::List { namespace: named(name), limit }
+    What::List {
+        namespace: named(name),
+        limit,
+    }
 }
 
 pub fn describe(name: &str) -> What {
@@ -354,7 +419,9 @@ pub fn describe(name: &str) -> What {
 }
 
 pub fn find(peer: char) -> What {
-    What::Find { fingerprint: who(peer, 0).fingerprint }
+    What::Find {
+        fingerprint: who(peer, 0).fingerprint,
+    }
 }
 
 pub fn resolve(alias: &str) -> What {

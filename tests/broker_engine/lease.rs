@@ -11,16 +11,32 @@ pub fn an_epoch_that_is_over_is_refused(bench: &dyn Bench) {
     one.ask(join(a, "lobby"));
     bench.lapse(one.nodes.own(), one.epoch);
     let refused = [
-        What::Register { who: who('b', 2), aliases: Vec::new() }, resume(a, None, &["lobby"]), What::End { who: a },
-        join(a, "hall"), rejoin(a, "lobby", None, ""), create(a, "room", 2), leave(a, "lobby"), kick(a, "lobby", 'a'),
-        show(a, "lobby", "x"), seek(a, 2, 1),
+        What::Register {
+            who: who('b', 2),
+            aliases: Vec::new(),
+        },
+        resume(a, None, &["lobby"]),
+        What::End { who: a },
+        join(a, "hall"),
+        rejoin(a, "lobby", None, ""),
+        create(a, "room", 2),
+        leave(a, "lobby"),
+        kick(a, "lobby", 'a'),
+        show(a, "lobby", "x"),
+        seek(a, 2, 1),
     ];
     for what in refused {
         let (replies, done) = one.try_batch(vec![find('a'), what, find('a')]);
         assert_eq!((replies.len(), done), (1, Err(Trouble::Lapsed)));
         one.commands = one.engine.commands().unwrap();
     }
-    let looks = vec![find('a'), resolve("alias-a"), list("lobby", 5), describe("room"), roster("lobby")];
+    let looks = vec![
+        find('a'),
+        resolve("alias-a"),
+        list("lobby", 5),
+        describe("room"),
+        roster("lobby"),
+    ];
     assert_eq!(one.batch(looks).len(), 5);
     assert_eq!(one.lease.renew(one.epoch), Err(Trouble::Lapsed));
     two.lease.renew(two.epoch).unwrap();
@@ -64,7 +80,13 @@ pub fn what_the_dead_had_can_be_had_before_it_is_swept(bench: &dyn Bench) {
     let b = two.register('b', 1);
     two.batch(vec![join(b, "lobby")]);
     one.lease.release(one.epoch).unwrap();
-    assert_eq!(two.ask(What::Register { who: who('c', 2), aliases: vec!["alias-a".into()] }), "registered 0");
+    assert_eq!(
+        two.ask(What::Register {
+            who: who('c', 2),
+            aliases: vec!["alias-a".into()]
+        }),
+        "registered 0"
+    );
     assert_eq!(two.ask(create(b, "room", 5)), "created");
     assert_eq!(two.ask(join_as(b, "hall", false, 1, None, "")), "joined [b1@2]");
     let moved = who('a', 4);
@@ -74,7 +96,10 @@ pub fn what_the_dead_had_can_be_had_before_it_is_swept(bench: &dyn Bench) {
     assert_eq!(two.ask(roster("lobby")), "[b1@2]");
     assert_eq!(two.ask(roster("hall")), "[b1@2]");
     assert_eq!(two.ask(describe("room")), "1 of 5 of b");
-    assert_eq!(two.events(), ["lobby+b1@2", "gone 1", "room+b1@2 of b for 5", "hall+b1@2"]);
+    assert_eq!(
+        two.events(),
+        ["lobby+b1@2", "gone 1", "room+b1@2 of b for 5", "hall+b1@2"]
+    );
 }
 
 pub fn a_node_whose_lease_stands_goes_on_where_it_was(bench: &dyn Bench) {
@@ -95,7 +120,10 @@ pub fn a_node_that_comes_back_is_another_and_has_its_places_again(bench: &dyn Be
     for is_swept in [false, true] {
         let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
         let (a, b) = (one.register('a', 1), two.register('b', 1));
-        let terms = Some(RoomTerms { owner: b.fingerprint, max_size: 3 });
+        let terms = Some(RoomTerms {
+            owner: b.fingerprint,
+            max_size: 3,
+        });
         two.batch(vec![create(b, "room", 3)]);
         one.batch(vec![join_room(a, "room"), create(a, "hall", 3), seek(a, 2, 1)]);
         two.events();
@@ -105,14 +133,24 @@ pub fn a_node_that_comes_back_is_another_and_has_its_places_again(bench: &dyn Be
         let epoch = one.epoch;
         one.come_back();
         assert_ne!(one.epoch, epoch);
-        assert_eq!(one.ask(resume(a, Some("alias-a"), &["room", "hall", "lobby"])), "registered 0");
+        assert_eq!(
+            one.ask(resume(a, Some("alias-a"), &["room", "hall", "lobby"])),
+            "registered 0"
+        );
         assert_eq!(one.ask(rejoin(a, "room", terms, "")), "joined");
         assert_eq!(one.ask(seek_as(a, 2, 1, true, None)), "waiting");
-        let hall = Some(RoomTerms { owner: a.fingerprint, max_size: 3 });
+        let hall = Some(RoomTerms {
+            owner: a.fingerprint,
+            max_size: 3,
+        });
         let expected = if is_swept { "room not found" } else { "joined" };
         assert_eq!(one.ask(rejoin(a, "hall", hall, "")), expected, "only it was in there");
         while two.lease.sweep().unwrap() {}
-        let members = if is_swept { "[b1@2 a1@1] of b for 3" } else { "[b1@2 a1@1] of b for 3" };
+        let members = if is_swept {
+            "[b1@2 a1@1] of b for 3"
+        } else {
+            "[b1@2 a1@1] of b for 3"
+        };
         assert_eq!(two.ask(roster("room")), members);
         assert_eq!(two.events(), ["gone 1", "room+a1@1 of b for 3"]);
         assert_eq!(two.ask(seek(b, 2, 2)), "done");
@@ -158,10 +196,17 @@ pub fn a_fleet_tells_everything_again_to_a_broker_that_forgot(bench: &dyn Bench)
     // A third, new one, has nothing to tell.
     let mut three = Node::new(bench, 3);
     let c = three.register('c', 1);
-    let terms = Some(RoomTerms { owner: a.fingerprint, max_size: 3 });
+    let terms = Some(RoomTerms {
+        owner: a.fingerprint,
+        max_size: 3,
+    });
     assert_eq!(three.ask(rejoin(c, "room", terms, "")), "room not found");
     assert_eq!(two.ask(resume(b, Some("alias-b"), &["room", "lobby"])), "registered 0");
-    assert_eq!(two.ask(rejoin(b, "room", terms, "")), "joined", "made again by whoever is first");
+    assert_eq!(
+        two.ask(rejoin(b, "room", terms, "")),
+        "joined",
+        "made again by whoever is first"
+    );
     assert!(two.come_back().empty, "lost again before it was through");
     assert_eq!(two.ask(rejoin(b, "lobby", None, "")), "joined");
     assert!(one.come_back().empty, "each learns it for itself");
@@ -177,6 +222,13 @@ pub fn a_fleet_tells_everything_again_to_a_broker_that_forgot(bench: &dyn Bench)
     }
     two.ask(leave(b, "lobby"));
     assert!(!two.come_back().empty, "told once");
-    let other = Some(RoomTerms { owner: b.fingerprint, max_size: 3 });
-    assert_eq!(two.ask(rejoin(b, "hall", other, "")), "room not found", "what ended since has ended");
+    let other = Some(RoomTerms {
+        owner: b.fingerprint,
+        max_size: 3,
+    });
+    assert_eq!(
+        two.ask(rejoin(b, "hall", other, "")),
+        "room not found",
+        "what ended since has ended"
+    );
 }

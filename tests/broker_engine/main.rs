@@ -5,11 +5,12 @@
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
 mod bench;
+mod connections;
 mod lease;
 mod matches;
 mod on_redis;
-mod sessions;
-mod spaces;
 #[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "every test file takes its own part of this")]
 mod server;
+mod sessions;
+mod spaces;

@@ -9,7 +9,10 @@ pub fn who_asks_the_same_is_matched_wherever_it_is(bench: &dyn Bench) {
     let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
     let (a, b, c) = (one.register('a', 1), one.register('b', 2), two.register('c', 1));
     let (d, e) = (two.register('d', 2), two.register('e', 3));
-    assert_eq!(one.ask(seek_as(a, 3, 8, false, Some(Refusal::ServerFull))), "server full");
+    assert_eq!(
+        one.ask(seek_as(a, 3, 8, false, Some(Refusal::ServerFull))),
+        "server full"
+    );
     assert_eq!(one.ask(seek(a, 3, 9)), "waiting");
     assert_eq!(two.ask(seek(d, 2, 1)), "waiting", "another size");
     assert_eq!(two.ask(seek(c, 3, 2)), "waiting");
@@ -18,11 +21,19 @@ pub fn who_asks_the_same_is_matched_wherever_it_is(bench: &dyn Bench) {
     // After a loss it stands where it stood, if it is the same.
     assert_eq!(two.ask(seek_as(c, 3, 2, true, None)), "waiting");
     assert_eq!(two.ask(show(c, "lobby", "x")), "done");
-    assert_eq!(one.ask(seek_as(b, 3, 4, false, Some(Refusal::ServerFull))), "done", "completed: nothing to refuse");
+    assert_eq!(
+        one.ask(seek_as(b, 3, 4, false, Some(Refusal::ServerFull))),
+        "done",
+        "completed: nothing to refuse"
+    );
     assert_eq!(two.ask(seek(e, 2, 5)), "done");
     assert_eq!(one.events(), ["lobby=c(x)ab for a1#10 b2#4"]);
     assert_eq!(two.events(), ["lobby=c(x)ab for c1#2", "lobby=de for d2#1 e3#5"]);
-    assert_eq!(two.ask(seek_as(c, 3, 2, true, None)), "waiting", "it was met, so it begins anew");
+    assert_eq!(
+        two.ask(seek_as(c, 3, 2, true, None)),
+        "waiting",
+        "it was met, so it begins anew"
+    );
     assert_eq!(two.ask(leave(c, "lobby")), "done");
     assert_eq!(one.batch(vec![seek(a, 3, 11), seek(b, 3, 12)]).len(), 2);
     assert_eq!(one.events(), [""; 0], "what was taken back is not met");

@@ -83,7 +83,12 @@ scenarios! {
 /// All nodes die as they are, another sweeps: nothing is left but what lasts.
 fn leaves_no_key(bench: &OnRedis) {
     let mut last = Node::new(bench, 9);
-    let leases: Vec<String> = redis::cmd("ZRANGE").arg("peer:leases").arg(0).arg(-1).query(&mut bench.0.connect()).unwrap();
+    let leases: Vec<String> = redis::cmd("ZRANGE")
+        .arg("peer:leases")
+        .arg(0)
+        .arg(-1)
+        .query(&mut bench.0.connect())
+        .unwrap();
     let own = place(last.nodes.own(), last.epoch);
     for other in leases.iter().filter(|place| **place != own) {
         bench.run(&["ZADD", "peer:leases", "XX", "1", other]);
@@ -100,13 +105,27 @@ fn what_ended_leaves_no_key_even_without_a_sweep() {
     with_redis(|bench| {
         let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
         let (a, b) = (one.register('a', 1), two.register('b', 1));
-        one.batch(vec![join(a, "lobby"), create(a, "room", 3), seek(a, 3, 1), seek(a, 2, 2)]);
-        two.batch(vec![join(b, "lobby"), join_room(b, "room"), seek(b, 4, 3), What::End { who: b }]);
+        one.batch(vec![
+            join(a, "lobby"),
+            create(a, "room", 3),
+            seek(a, 3, 1),
+            seek(a, 2, 2),
+        ]);
+        two.batch(vec![
+            join(b, "lobby"),
+            join_room(b, "room"),
+            seek(b, 4, 3),
+            What::End { who: b },
+        ]);
         one.batch(vec![leave(a, "room"), What::End { who: a }]);
         let leases = [1, 2].map(|number| format!("peer:in:{}", number.to_string().len()));
         assert_eq!(leases.len(), 2);
         let left = bench.keys();
-        assert!(left.iter().all(|key| key == "peer:leases" || key.starts_with("peer:in:")), "{left:?}");
+        assert!(
+            left.iter()
+                .all(|key| key == "peer:leases" || key.starts_with("peer:in:")),
+            "{left:?}"
+        );
     });
 }
 
@@ -116,13 +135,22 @@ fn a_step_of_the_sweep_is_small() {
         let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
         let registers = (0..700).map(|session| {
             let fingerprint = peer_server::ids::Fingerprint::of_key(&format!("key {session}"));
-            let who = peer_server::message::cluster::Who { fingerprint, ..who('a', session) };
-            What::Register { who, aliases: vec![format!("{session}").into()] }
+            let who = peer_server::message::cluster::Who {
+                fingerprint,
+                ..who('a', session)
+            };
+            What::Register {
+                who,
+                aliases: vec![format!("{session}").into()],
+            }
         });
         one.batch(registers.collect());
         one.lease.release(one.epoch).unwrap();
         assert!(two.lease.sweep().unwrap());
-        assert_eq!(bench.run(&["SCARD", &format!("peer:n:{}", place(one.nodes.own(), one.epoch))]), redis::Value::Int(200));
+        assert_eq!(
+            bench.run(&["SCARD", &format!("peer:n:{}", place(one.nodes.own(), one.epoch))]),
+            redis::Value::Int(200)
+        );
         assert!(!two.lease.sweep().unwrap());
         assert_eq!(bench.keys().len(), 1);
     });
@@ -134,7 +162,12 @@ fn scripts_that_are_forgotten_are_loaded_again() {
         let mut one = Node::new(bench, 1);
         let a = one.register('a', 1);
         bench.run(&["SCRIPT", "FLUSH"]);
-        let replies = one.batch(vec![join(a, "lobby"), roster("lobby"), leave(a, "lobby"), roster("lobby")]);
+        let replies = one.batch(vec![
+            join(a, "lobby"),
+            roster("lobby"),
+            leave(a, "lobby"),
+            roster("lobby"),
+        ]);
         let replies: Vec<_> = replies.iter().map(|reply| one.written(reply)).collect();
         assert_eq!(replies, ["joined [a1@1]", "[a1@1]", "done", "[]"]);
         bench.run(&["SCRIPT", "FLUSH"]);
@@ -157,10 +190,17 @@ fn a_gap_in_the_inbox_is_told_and_nothing_twice() {
         // From an earlier place the same comes again, from a later one nothing.
         let mut again = one.engine.inbox(one.epoch, Some(&read)).unwrap();
         let mut told = Vec::new();
-        again.read(Duration::from_millis(1), &mut |news| told.push(news)).unwrap();
-        assert!(matches!(told.as_slice(), [News::Gap, News::Happened(_), ..]), "{told:?}");
+        again
+            .read(Duration::from_millis(1), &mut |news| told.push(news))
+            .unwrap();
+        assert!(
+            matches!(told.as_slice(), [News::Gap, News::Happened(_), ..]),
+            "{told:?}"
+        );
         let mut later = one.engine.inbox(one.epoch, one.inbox.place().as_deref()).unwrap();
-        later.read(Duration::from_millis(1), &mut |news| panic!("{news:?}")).unwrap();
+        later
+            .read(Duration::from_millis(1), &mut |news| panic!("{news:?}"))
+            .unwrap();
         assert!(one.engine.inbox(one.epoch, Some("nonsense")).is_err());
     });
 }
@@ -175,7 +215,9 @@ fn what_was_read_is_trimmed() {
             assert_eq!(one.events().len(), 200);
         }
         let key = format!("peer:in:{}", place(one.nodes.own(), one.epoch));
-        let redis::Value::Int(entries) = bench.run(&["XLEN", &key]) else { panic!() };
+        let redis::Value::Int(entries) = bench.run(&["XLEN", &key]) else {
+            panic!()
+        };
         assert!(entries < 2000, "{entries}");
     });
 }
@@ -193,10 +235,24 @@ fn values_that_nobody_of_ours_wrote_do_no_harm() {
         let (roster_key, order) = (key("peer:r:"), key("peer:o:"));
         let own = place(one.nodes.own(), one.epoch);
         let deep = format!("{own}:1 {}", "[".repeat(100_000));
-        let long = format!("{own}:1 {{\"fingerprint\":\"{}\",\"alias\":\"{}\"}}", "0".repeat(64), "x".repeat(200));
-        for (at, strange) in ["", " ", "x", &own, &format!("{own}:1 "), &format!("{own}:1 {{}}"), &deep, &long, "\u{0}\u{1}"]
-            .into_iter()
-            .enumerate()
+        let long = format!(
+            "{own}:1 {{\"fingerprint\":\"{}\",\"alias\":\"{}\"}}",
+            "0".repeat(64),
+            "x".repeat(200)
+        );
+        for (at, strange) in [
+            "",
+            " ",
+            "x",
+            &own,
+            &format!("{own}:1 "),
+            &format!("{own}:1 {{}}"),
+            &deep,
+            &long,
+            "\u{0}\u{1}",
+        ]
+        .into_iter()
+        .enumerate()
         {
             let member = format!("strange {at}");
             bench.run(&["HSET", &roster_key, &member, strange]);
@@ -206,8 +262,13 @@ fn values_that_nobody_of_ours_wrote_do_no_harm() {
         assert_eq!(one.ask(list("lobby", 100)), "2: ab");
         let inbox = format!("peer:in:{own}");
         for fields in [
-            &["a", "b"][..], &["e", "joined"], &["e", "joined", "ns", "zz", "v", "x"], &["e", "left", "ns", "", "v", "1"],
-            &["e", "gone", "p", "x"], &["e", "replaced", "at", ":::", "f", "a"], &["e", "matched", "g", "00", "w", "::"],
+            &["a", "b"][..],
+            &["e", "joined"],
+            &["e", "joined", "ns", "zz", "v", "x"],
+            &["e", "left", "ns", "", "v", "1"],
+            &["e", "gone", "p", "x"],
+            &["e", "replaced", "at", ":::", "f", "a"],
+            &["e", "matched", "g", "00", "w", "::"],
         ] {
             bench.run(&[&["XADD", &inbox, "1-*"][..], fields].concat());
         }

@@ -25,7 +25,13 @@ pub fn a_key_has_one_session(bench: &dyn Bench) {
     assert_eq!(one.events(), ["lobby+a1@1", "lobby+c1@2", "lobby-a1@1", "replaced a1"]);
     assert_eq!(two.events(), ["lobby+c1@2", "lobby-a1@1"]);
     // Again on the same node: that knows by itself.
-    assert_eq!(two.ask(What::Register { who: who('a', 10), aliases: vec!["alias-c".into()] }), "registered");
+    assert_eq!(
+        two.ask(What::Register {
+            who: who('a', 10),
+            aliases: vec!["alias-c".into()]
+        }),
+        "registered"
+    );
     assert_eq!(two.ask(resolve("alias-a")), "resolved -");
     assert_eq!(two.events(), [""; 0]);
 }
@@ -33,7 +39,12 @@ pub fn a_key_has_one_session(bench: &dyn Bench) {
 pub fn the_end_of_a_session_is_the_end_of_all_it_has(bench: &dyn Bench) {
     let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
     let (a, c) = (one.register('a', 1), two.register('c', 1));
-    one.batch(vec![join(a, "lobby"), join(a, "hall"), create(a, "room", 3), seek(a, 2, 3)]);
+    one.batch(vec![
+        join(a, "lobby"),
+        join(a, "hall"),
+        create(a, "room", 3),
+        seek(a, 2, 3),
+    ]);
     two.batch(vec![join(c, "lobby"), join(c, "hall")]);
     assert_eq!(one.ask(What::End { who: a }), "done");
     assert_eq!(two.ask(find('a')), "nowhere else");
@@ -59,7 +70,13 @@ pub fn going_on_keeps_what_is_named_and_ends_the_rest(bench: &dyn Bench) {
     // Another has its alias.
     one.ask(resume(a, None, &["hall"]));
     let d = who('d', 2);
-    assert_eq!(two.ask(What::Register { who: d, aliases: vec!["alias-a".into()] }), "registered 0");
+    assert_eq!(
+        two.ask(What::Register {
+            who: d,
+            aliases: vec!["alias-a".into()]
+        }),
+        "registered 0"
+    );
     assert_eq!(one.ask(resume(a, Some("alias-a"), &["hall"])), "registered");
     assert_eq!(one.ask(resolve("alias-a")), "resolved d");
     assert_eq!(two.events(), ["lobby+c1@2", "hall+c1@2", "lobby-a1@1"]);

@@ -20,7 +20,10 @@ pub fn members_hear_of_each_other_in_one_order(bench: &dyn Bench) {
     let (a, b, c, d) = (who('a', 1), who('b', 2), who('c', 1), who('d', 2));
     assert_eq!(one.ask(join(a, "lobby")), "joined [a1@1]");
     assert_eq!(two.ask(join(c, "lobby")), "joined [a1@1 c1@2]");
-    assert_eq!(one.ask(join_as(b, "lobby", false, 3, None, "app")), "joined [a1@1 c1@2 b(app)2@1]");
+    assert_eq!(
+        one.ask(join_as(b, "lobby", false, 3, None, "app")),
+        "joined [a1@1 c1@2 b(app)2@1]"
+    );
     assert_eq!(one.ask(show(a, "lobby", "new")), "done");
     // Shown anew in its old place, and nothing else is checked.
     let again = join_as(a, "lobby", false, 0, Some(Refusal::ServerFull), "x");
@@ -36,8 +39,15 @@ pub fn members_hear_of_each_other_in_one_order(bench: &dyn Bench) {
     assert_eq!(two.ask(roster("lobby")), "[]");
     assert_eq!(two.ask(join(d, "lobby")), "joined [d2@2]");
     let all = [
-        "lobby+a1@1", "lobby+c1@2", "lobby+b(app)2@1", "lobby~a(new)1@1", "lobby+a(x)1@1", "lobby-a1@1", "lobby-b2@1",
-        "lobby-c1@2", "lobby+d2@2",
+        "lobby+a1@1",
+        "lobby+c1@2",
+        "lobby+b(app)2@1",
+        "lobby~a(new)1@1",
+        "lobby+a(x)1@1",
+        "lobby-a1@1",
+        "lobby-b2@1",
+        "lobby-c1@2",
+        "lobby+d2@2",
     ];
     assert_eq!(one.events(), all[..7], "until its last member left");
     assert_eq!(two.events(), all[1..], "from its first member on");
@@ -63,20 +73,38 @@ pub fn refusals_come_in_their_order(bench: &dyn Bench) {
     assert_eq!(two.ask(join_as(c, "room", true, 9, full, "")), "too many namespaces");
     assert_eq!(two.ask(join_room(c, "room")), "joined [a1@1 c1@2] of a for 2");
     assert_eq!(two.ask(join_as(d, "room", true, 9, full, "")), "room full");
-    assert_eq!(two.ask(join_as(d, "room", false, 9, full, "")), "namespace full", "by its name: the room's cap");
+    assert_eq!(
+        two.ask(join_as(d, "room", false, 9, full, "")),
+        "namespace full",
+        "by its name: the room's cap"
+    );
     assert_eq!(one.ask(join_as(b, "hall", false, 1, None, "")), "joined [b2@1]");
     assert_eq!(two.ask(join_as(d, "hall", false, 1, full, "")), "namespace full");
     assert_eq!(two.ask(join_as(d, "hall", false, 2, full, "")), "too many namespaces");
-    assert_eq!(two.ask(join_as(d, "hall", true, 2, None, "")), "room not found", "no room");
-    assert_eq!(two.ask(create(d, "hall", 2)), "room already exists", "a namespace with members");
+    assert_eq!(
+        two.ask(join_as(d, "hall", true, 2, None, "")),
+        "room not found",
+        "no room"
+    );
+    assert_eq!(
+        two.ask(create(d, "hall", 2)),
+        "room already exists",
+        "a namespace with members"
+    );
     assert_eq!(two.ask(list("room", 9)), "cannot discover room peers");
     assert_eq!(two.ask(describe("room")), "2 of 2 of a");
     assert_eq!(two.ask(describe("hall")), "room not found");
     assert_eq!(two.ask(describe("none")), "room not found");
     let stale = who('a', 7);
     let asked = vec![
-        join(stale, "lobby"), rejoin(stale, "lobby", None, ""), create(stale, "lobby", 2), leave(stale, "room"),
-        kick(stale, "room", 'c'), show(stale, "room", "x"), seek(stale, 2, 1), join(who('z', 1), "lobby"),
+        join(stale, "lobby"),
+        rejoin(stale, "lobby", None, ""),
+        create(stale, "lobby", 2),
+        leave(stale, "room"),
+        kick(stale, "room", 'c'),
+        show(stale, "room", "x"),
+        seek(stale, 2, 1),
+        join(who('z', 1), "lobby"),
     ];
     for reply in one.batch(asked) {
         assert!(matches!(reply, Reply::Stale), "{reply:?}");
@@ -96,19 +124,31 @@ pub fn an_owner_may_kick(bench: &dyn Bench) {
     assert_eq!(two.ask(kick(c, "room", 'z')), "only room owner can kick");
     assert_eq!(two.ask(kick(d, "hall", 'd')), "room not found");
     assert_eq!(one.ask(kick(a, "room", 'd')), "peer not found");
-    let nobody = What::Kick { who: a, namespace: named("room"), target: None };
+    let nobody = What::Kick {
+        who: a,
+        namespace: named("room"),
+        target: None,
+    };
     assert_eq!(one.ask(nobody), "peer not found");
     assert_eq!(one.ask(kick(a, "room", 'c')), "done");
     assert_eq!(two.ask(join_room(c, "room")), "joined [a1@1 c1@2] of a for 3");
     assert_eq!(two.ask(leave(c, "room")), "done");
-    assert_eq!(one.ask(kick(a, "room", 'a')), "done", "the last member takes the room with it");
+    assert_eq!(
+        one.ask(kick(a, "room", 'a')),
+        "done",
+        "the last member takes the room with it"
+    );
     assert_eq!(one.ask(describe("room")), "room not found");
     let terms = " of a for 3";
     assert_eq!(
         one.events(),
         [
-            format!("room+a1@1{terms}"), format!("room+c1@2{terms}"), "room-c1@2 by a".to_owned(),
-            format!("room+c1@2{terms}"), "room-c1@2".to_owned(), "room-a1@1 by a".to_owned(),
+            format!("room+a1@1{terms}"),
+            format!("room+c1@2{terms}"),
+            "room-c1@2 by a".to_owned(),
+            format!("room+c1@2{terms}"),
+            "room-c1@2".to_owned(),
+            "room-a1@1 by a".to_owned(),
         ]
     );
     let heard = two.events();
@@ -121,14 +161,25 @@ pub fn coming_again_changes_only_what_differs(bench: &dyn Bench) {
     let (a, c, d) = (who('a', 1), who('c', 1), who('d', 2));
     one.ask(create(a, "room", 2));
     two.ask(join_room(c, "room"));
-    let terms = Some(RoomTerms { owner: a.fingerprint, max_size: 2 });
+    let terms = Some(RoomTerms {
+        owner: a.fingerprint,
+        max_size: 2,
+    });
     one.events();
     assert_eq!(two.ask(resume(c, Some("alias-c"), &["room"])), "registered 0");
     assert_eq!(two.ask(rejoin(c, "room", terms, "")), "joined");
     assert_eq!(two.ask(rejoin(c, "room", terms, "x")), "joined");
     assert_eq!(two.ask(rejoin(d, "room", terms, "")), "room full");
-    assert_eq!(two.ask(rejoin(d, "room", None, "")), "namespace full", "a plain namespace where now a room is");
-    assert_eq!(two.ask(rejoin(d, "other", terms, "")), "room not found", "the broker has lost nothing");
+    assert_eq!(
+        two.ask(rejoin(d, "room", None, "")),
+        "namespace full",
+        "a plain namespace where now a room is"
+    );
+    assert_eq!(
+        two.ask(rejoin(d, "other", terms, "")),
+        "room not found",
+        "the broker has lost nothing"
+    );
     assert_eq!(two.ask(join(d, "hall")), "joined [d2@2]");
     assert_eq!(one.ask(rejoin(a, "hall", terms, "")), "room not found", "no room");
     assert_eq!(one.ask(rejoin(a, "hall", None, "")), "joined");

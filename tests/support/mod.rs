@@ -24,11 +24,11 @@ mod wire;
 
 use std::time::Duration;
 
+pub use self::redis::RedisServer;
 pub use client::{Client, Closed, ConnectError, ConnectOptions};
 pub use dialogue::{Dialogue, HttpExpectation, RawFrame, Step, parse_step, unhex};
 pub use frame::{Event, Frame, LengthForm, Opcode, deflate};
 pub use http::{HttpConnection, Response, http, https};
-pub use self::redis::RedisServer;
 pub use matching::Matcher;
 pub use server::{Failure, Server};
 pub use tls::{Certificate, trust_anything};

@@ -104,7 +104,16 @@ impl Drop for RedisServer {
 
 fn spawn(folder: &TempDir) -> Child {
     Command::new("redis-server")
-        .args(["--port", "0", "--unixsocket", "redis.sock", "--save", "", "--appendonly", "no"])
+        .args([
+            "--port",
+            "0",
+            "--unixsocket",
+            "redis.sock",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ])
         .current_dir(folder.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

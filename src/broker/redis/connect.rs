@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{
@@ -187,13 +188,16 @@ impl RedisOptions {
             Address::Socket(path) => ConnectionAddr::Unix(path.clone()),
             Address::Sentinels { name, sentinels } => return self.open_primary(name, sentinels, protocol),
         };
-        self.open_at(
+        let mut connection = self.open_at(
             address,
             self.user.as_deref(),
             self.password.as_deref(),
             self.db,
             protocol,
-        )
+        )?;
+        // Without a password nothing was said yet: a handshake, or a server that asks for one, would only show later.
+        redis::cmd("PING").exec(&mut connection).map_err(|error| lost(&error))?;
+        Ok(connection)
     }
 
     /// Opens a connection to whoever the first Sentinel that answers calls the primary, if it agrees.
@@ -301,6 +305,31 @@ impl RedisOptions {
         };
         open().map_err(|error| lost(&error))
     }
+}
+
+/// Which connection it is: the server's run, and its number there.
+pub(super) type Identity = (String, i64);
+
+/// Has the server close the connection that this one takes the place of, if it still has it. What was sent on that may lie in
+/// a buffer on the way, and is not to be done after what comes on this one. A server that does not let us keeps it.
+pub(super) fn take_place(connection: &mut Connection, before: &Mutex<Option<Identity>>) {
+    let mut before = before.lock().unwrap_or_else(PoisonError::into_inner);
+    let earlier = before.take();
+    let Some(own) = identity(connection) else { return };
+    // Numbers begin again with each run, then such a number is somebody else's.
+    if let Some((_, number)) = earlier.filter(|(run, _)| *run == own.0) {
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("ID").arg(number);
+        let _ = connection.req_command(&kill);
+    }
+    *before = Some(own);
+}
+
+fn identity(connection: &mut Connection) -> Option<Identity> {
+    let number = redis::cmd("CLIENT").arg("ID").query(connection).ok()?;
+    let about: String = redis::cmd("INFO").arg("server").query(connection).ok()?;
+    let run = about.lines().find_map(|line| line.strip_prefix("run_id:"))?;
+    Some((run.trim().to_owned(), number))
 }
 
 /// Sends several packed commands at once and tells each answer in order, refusals of the server as

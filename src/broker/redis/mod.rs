@@ -10,12 +10,12 @@ mod lease;
 mod publisher;
 mod subscriber;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 pub use connect::{Address, RedisOptions, Tls};
 
 use super::{Commands, Engine, Epoch, Inbox, Lease, Nodes, Publisher, Subscriber, Trouble};
-use connect::Protocol;
+use connect::{Identity, Protocol, take_place};
 
 /// Redis, or what speaks like it.
 #[derive(Debug)]
@@ -24,6 +24,10 @@ pub struct Redis {
     nodes: Arc<Nodes>,
     /// Otherwise nobody sends to this node alone: there are only the channels of section 9 of the peer protocol.
     cluster_state: bool,
+    /// The last connection for commands.
+    commanded: Mutex<Option<Identity>>,
+    /// The last one for traffic.
+    published: Mutex<Option<Identity>>,
 }
 
 impl Redis {
@@ -33,6 +37,8 @@ impl Redis {
             options,
             nodes,
             cluster_state,
+            commanded: Mutex::default(),
+            published: Mutex::default(),
         }
     }
 }
@@ -44,7 +50,8 @@ impl Engine for Redis {
     }
 
     fn commands(&self) -> Result<Box<dyn Commands>, Trouble> {
-        let connection = self.options.open(Protocol::Two)?;
+        let mut connection = self.options.open(Protocol::Two)?;
+        take_place(&mut connection, &self.commanded);
         Ok(Box::new(commands::RedisCommands::new(connection, self.nodes.clone())))
     }
 
@@ -55,13 +62,18 @@ impl Engine for Redis {
     }
 
     fn publisher(&self) -> Result<Box<dyn Publisher>, Trouble> {
-        let connection = self.options.open(Protocol::Two)?;
+        let mut connection = self.options.open(Protocol::Two)?;
+        take_place(&mut connection, &self.published);
         Ok(Box::new(publisher::RedisPublisher::new(connection, self.nodes.clone())))
     }
 
     fn subscriber(&self) -> Result<Box<dyn Subscriber>, Trouble> {
         let connection = self.options.open(Protocol::Three)?;
         let own = self.cluster_state.then(|| self.nodes.own());
-        Ok(Box::new(subscriber::RedisSubscriber::new(connection, own)?))
+        Ok(Box::new(subscriber::RedisSubscriber::new(
+            connection,
+            own,
+            self.options.timeout,
+        )?))
     }
 }

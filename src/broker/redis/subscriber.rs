@@ -17,24 +17,24 @@ pub(super) struct RedisSubscriber {
     own: Option<String>,
     /// When something last came, be it only the answer to a question.
     heard: Instant,
-    asked: bool,
+    /// When the server was asked whether it is there, if it has said nothing since.
+    asked: Option<Instant>,
+    /// When nothing came for so long the server is asked whether it is there; so long after that the connection is given up.
+    silence: Duration,
 }
 
-/// When nothing came for so long the server is asked whether it is there.
-const SILENCE: Duration = Duration::from_secs(2);
-/// So long after that the connection is given up.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// The least that a socket waits: zero would be for ever.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 impl RedisSubscriber {
     /// Subscribes to section 9's channels, and to `own`'s.
-    pub(super) fn new(connection: Connection, own: Option<NodeId>) -> Result<Self, Trouble> {
+    pub(super) fn new(connection: Connection, own: Option<NodeId>, silence: Duration) -> Result<Self, Trouble> {
         let mut subscriber = Self {
             connection,
             own: own.map(channel_of),
             heard: Instant::now(),
-            asked: false,
+            asked: None,
+            silence,
         };
         let mut missing = subscriber.subscribe()?;
         // What is published between two of these answers is not missed by anybody: nobody knows this node yet.
@@ -67,13 +67,15 @@ impl RedisSubscriber {
     /// Whoever is silent for long is asked. To subscribe again changes nothing, and the answer is a push like any other: one
     /// to PING could be taken by the crate for that of a read that timed out.
     fn check(&mut self) -> Result<(), Trouble> {
-        let silent = self.heard.elapsed();
-        if silent >= SILENCE + PATIENCE {
-            return Err(Trouble::Lost("the subscription is silent".to_owned()));
-        }
-        if silent >= SILENCE && !self.asked {
-            self.asked = true;
-            self.subscribe()?;
+        match self.asked {
+            Some(asked) if asked.elapsed() >= self.silence => {
+                return Err(Trouble::Lost("the subscription is silent".to_owned()));
+            }
+            None if self.heard.elapsed() >= self.silence => {
+                self.asked = Some(Instant::now());
+                self.subscribe()?;
+            }
+            Some(_) | None => {}
         }
         Ok(())
     }
@@ -105,7 +107,7 @@ impl Subscriber for RedisSubscriber {
         loop {
             match self.connection.recv_response() {
                 Ok(Value::Push { kind, data }) => {
-                    (self.heard, self.asked) = (Instant::now(), false);
+                    (self.heard, self.asked) = (Instant::now(), None);
                     self.on_push(&kind, &data, told);
                     if self.heard >= end {
                         return Ok(());
