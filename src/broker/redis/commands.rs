@@ -1,38 +1,275 @@
 //! Commands.
 //!
-//! Owns: the connection on which they are run.
+//! Owns: the connection on which they are run, what each script is given, and what its answer means.
 //! Never: decides anything outside of a script.
 
 use std::sync::Arc;
 
-use redis::Connection;
+use rand::Rng as _;
+use redis::{Cmd, Connection, Value};
 
+use super::entries::{Reader, fingerprint, info_text, list, number, senseless, small, terms, text};
+use super::keys::{hex, namespace as ns, place};
+use super::lease::Memory;
+use super::scripts::{self, Script};
 use crate::broker::{Commands, Epoch, Nodes, Trouble};
-use crate::ids::CommandId;
-use crate::message::cluster::{Command, Reply};
+use crate::ids::{CommandId, NamespaceId};
+use crate::message::Refusal;
+use crate::message::cluster::{Command, Reply, What, Who};
 
 /// See [`Commands`].
 pub(super) struct RedisCommands {
-    _connection: Connection,
-    _nodes: Arc<Nodes>,
+    connection: Connection,
+    nodes: Arc<Nodes>,
+    memory: Arc<Memory>,
+    reader: Reader,
 }
 
+/// Commands that are on their way at once.
+const PIPELINE: usize = 512;
+
 impl RedisCommands {
-    pub(super) fn new(connection: Connection, nodes: Arc<Nodes>) -> Self {
+    pub(super) fn new(connection: Connection, nodes: Arc<Nodes>, memory: Arc<Memory>) -> Self {
+        let reader = Reader::new(nodes.clone(), memory.strange.clone());
         Self {
-            _connection: connection,
-            _nodes: nodes,
+            connection,
+            nodes,
+            memory,
+            reader,
         }
     }
 }
 
 impl Commands for RedisCommands {
-    fn run(
-        &mut self,
-        _epoch: Epoch,
-        _batch: &[Command],
-        _told: &mut dyn FnMut(CommandId, Reply),
-    ) -> Result<(), Trouble> {
-        Err(Trouble::Lapsed)
+    fn run(&mut self, epoch: Epoch, batch: &[Command], told: &mut dyn FnMut(CommandId, Reply)) -> Result<(), Trouble> {
+        let place = place(self.nodes.own(), epoch);
+        let mut runs = Vec::with_capacity(batch.len().min(PIPELINE));
+        for part in batch.chunks(PIPELINE) {
+            let was_emptied = self.memory.was_emptied();
+            runs.clear();
+            runs.extend(part.iter().map(|command| written(&command.what, &place, was_emptied)));
+            scripts::run(&mut self.connection, &runs, |index, answer| {
+                if let Some(command) = part.get(index) {
+                    told(command.id, reply(&command.what, &answer, &self.reader)?);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 }
+
+/// A command with its arguments, in the order that the head of its script has.
+fn written(what: &What, place: &str, was_emptied: bool) -> Cmd {
+    match what {
+        What::Register { who, aliases } => {
+            let mut run = by(Script::Register, place, who);
+            run.arg(aliases.iter().map(|alias| alias.as_str()).collect::<Vec<_>>());
+            run
+        }
+        What::Resume { who, alias, namespaces } => {
+            let mut run = by(Script::Resume, place, who);
+            run.arg(flag(alias.is_some())).arg(alias.as_deref().unwrap_or_default());
+            run.arg(namespaces.iter().map(|id| ns(*id)).collect::<Vec<_>>());
+            run
+        }
+        What::End { who } => by(Script::End, place, who),
+        What::Find { fingerprint } => {
+            let mut run = Script::Find.run();
+            run.arg(&hex(fingerprint));
+            run
+        }
+        What::Resolve { alias } => {
+            let mut run = Script::Resolve.run();
+            run.arg(alias.as_str());
+            run
+        }
+        What::Join {
+            who,
+            namespace,
+            name,
+            info,
+            room,
+            members_max,
+            refuse,
+            roster,
+        } => {
+            let mut run = about(Script::Join, place, who, *namespace);
+            run.arg(&**name).arg(info_text(info)).arg(flag(*room)).arg(*members_max);
+            run.arg(flag(refuse.is_some())).arg(flag(*roster));
+            run
+        }
+        What::Rejoin {
+            who,
+            namespace,
+            name,
+            info,
+            room,
+            members_max,
+        } => {
+            let mut run = about(Script::Rejoin, place, who, *namespace);
+            run.arg(&**name)
+                .arg(info_text(info))
+                .arg(*members_max)
+                .arg(flag(was_emptied));
+            if let Some(terms) = room {
+                run.arg(&hex(&terms.owner)).arg(terms.max_size);
+            }
+            run
+        }
+        What::CreateRoom {
+            who,
+            namespace,
+            name,
+            info,
+            max_size,
+            refuse,
+        } => {
+            let mut run = about(Script::Create, place, who, *namespace);
+            run.arg(&**name)
+                .arg(info_text(info))
+                .arg(*max_size)
+                .arg(flag(refuse.is_some()));
+            run
+        }
+        What::Leave { who, namespace } => about(Script::Leave, place, who, *namespace),
+        What::Kick { who, namespace, target } => {
+            let mut run = about(Script::Kick, place, who, *namespace);
+            let target = target.as_ref().map(hex);
+            run.arg(target.as_ref().map_or(&[][..], |target| &target[..]));
+            run
+        }
+        What::Show { who, namespace, info } => {
+            let mut run = about(Script::Show, place, who, *namespace);
+            run.arg(info_text(info)).arg(GROUP_INFO_MAX);
+            run
+        }
+        What::Match {
+            who,
+            namespace,
+            name,
+            info,
+            group_size,
+            criteria,
+            ticket,
+            refuse,
+            resumed,
+        } => {
+            let mut run = about(Script::Match, place, who, *namespace);
+            let mut group = [0; 16];
+            rand::rng().fill_bytes(&mut group);
+            let digits = data_encoding::HEXLOWER;
+            run.arg(&**name)
+                .arg(info_text(info))
+                .arg(*group_size)
+                .arg(digits.encode(&criteria.0));
+            run.arg(ticket.as_u64()).arg(flag(refuse.is_some())).arg(flag(*resumed));
+            run.arg(digits.encode(&group));
+            run
+        }
+        What::List { namespace, limit } => {
+            let mut run = Script::List.run();
+            run.arg(ns(*namespace)).arg(*limit);
+            run
+        }
+        What::Describe { namespace } => {
+            let mut run = Script::Describe.run();
+            run.arg(ns(*namespace));
+            run
+        }
+        What::Roster { namespace } => {
+            let mut run = Script::Roster.run();
+            run.arg(ns(*namespace));
+            run
+        }
+    }
+}
+
+fn by(script: Script, place: &str, who: &Who) -> Cmd {
+    let mut run = script.run();
+    run.arg(place).arg(&hex(&who.fingerprint)).arg(who.session.as_u64());
+    run
+}
+
+fn about(script: Script, place: &str, who: &Who, namespace: NamespaceId) -> Cmd {
+    let mut run = by(script, place, who);
+    run.arg(ns(namespace));
+    run
+}
+
+fn flag(set: bool) -> &'static str {
+    if set { "1" } else { "0" }
+}
+
+/// What an answer means.
+fn reply(what: &What, answer: &Value, reader: &Reader) -> Result<Reply, Trouble> {
+    let Some((word, rest)) = list(answer)?.split_first() else {
+        return Err(senseless(answer));
+    };
+    match (text(word).unwrap_or_default(), rest) {
+        (b"done", []) => Ok(Reply::Done),
+        (b"stale", []) => Ok(Reply::Stale),
+        (b"taken", []) => Ok(Reply::Taken),
+        (b"waiting", []) => Ok(Reply::Waiting),
+        (b"refuse", []) => refuse(what).map(Reply::Refused).ok_or_else(|| senseless(answer)),
+        (b"refused", [why]) => {
+            let known = REFUSALS
+                .iter()
+                .find(|refusal| text(why) == Some(refusal.text().as_bytes()));
+            known
+                .map(|refusal| Reply::Refused(*refusal))
+                .ok_or_else(|| senseless(answer))
+        }
+        (b"registered", [Value::Int(index)]) => Ok(Reply::Registered {
+            alias: u8::try_from(*index).ok(),
+        }),
+        (b"found", [session]) => Ok(Reply::Found(reader.elsewhere(text(session).unwrap_or_default())?)),
+        (b"resolved", [holder]) => Ok(Reply::Resolved(text(holder).and_then(fingerprint))),
+        (b"joined", [version]) => Ok(Reply::Joined {
+            version: number(version)?,
+            roster: None,
+        }),
+        (b"joined", [version, roster]) => Ok(Reply::Joined {
+            version: number(version)?,
+            roster: Some(reader.roster(roster)?),
+        }),
+        (b"created", [version]) => Ok(Reply::Created {
+            version: number(version)?,
+        }),
+        (b"listed", [total, entries]) => {
+            let members = reader.members(entries)?;
+            Ok(Reply::Listed {
+                peers: members.into_iter().map(|member| member.info).collect(),
+                total: small(total)?,
+            })
+        }
+        (b"described", [peer_count, owner, max_size]) => Ok(Reply::Described {
+            peer_count: small(peer_count)?,
+            terms: terms(owner, max_size)?,
+        }),
+        (b"roster", [roster]) => Ok(Reply::Roster(reader.roster(roster)?)),
+        _ => Err(senseless(answer)),
+    }
+}
+
+/// What the command is refused for if for nothing else.
+fn refuse(what: &What) -> Option<Refusal> {
+    match what {
+        What::Join { refuse, .. } | What::CreateRoom { refuse, .. } | What::Match { refuse, .. } => *refuse,
+        _ => None,
+    }
+}
+
+/// Those that scripts decide, by their texts.
+const REFUSALS: [Refusal; 7] = [
+    Refusal::RoomNotFound,
+    Refusal::RoomFull,
+    Refusal::NamespaceFull,
+    Refusal::RoomExists,
+    Refusal::NotRoomOwner,
+    Refusal::PeerNotFound,
+    Refusal::RoomNotDiscoverable,
+];
+
+/// Bytes of public info that a complete group may hold (D22), as in a shard's own match queues.
+const GROUP_INFO_MAX: usize = 256 * 1024;

@@ -1,41 +1,140 @@
 //! The inbox.
 //!
-//! Owns: the connection on which it is read, and how far it was read.
-//! Never: writes to it.
+//! Owns: the connection on which it is read, and how far it was read. Ids of its entries rise by one, so a gap shows.
+//! Never: writes to it, but trims what it has told.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use redis::Connection;
+use redis::{Connection, Value};
 
+use super::connect::{exchange, lost};
+use super::entries::{Reader, list, senseless, text};
+use super::keys;
 use crate::broker::{Epoch, Inbox, News, Nodes, Trouble};
+
+/// Entries read at once.
+const COUNT: u32 = 256;
+/// What was read is trimmed as often as that.
+const TRIM_EVERY: u64 = 1024;
+/// How much longer than asked for an answer may take.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// See [`Inbox`].
 pub(super) struct RedisInbox {
-    _connection: Connection,
-    _nodes: Arc<Nodes>,
+    connection: Connection,
+    reader: Reader,
+    key: String,
+    /// The number of the next entry.
+    next: u64,
+    trimmed: u64,
+    wait: Option<Duration>,
 }
 
 impl RedisInbox {
     pub(super) fn new(
         connection: Connection,
-        nodes: Arc<Nodes>,
-        _epoch: Epoch,
-        _after: Option<&str>,
+        nodes: &Nodes,
+        reader: Reader,
+        epoch: Epoch,
+        after: Option<&str>,
     ) -> Result<Self, Trouble> {
+        let next = match after {
+            None => 0,
+            Some(place) => number_of(place.as_bytes())
+                .and_then(|number| number.checked_add(1))
+                .ok_or_else(|| Trouble::Lost("no place in an inbox".to_owned()))?,
+        };
         Ok(Self {
-            _connection: connection,
-            _nodes: nodes,
+            connection,
+            reader,
+            key: keys::inbox(&keys::place(nodes.own(), epoch)),
+            next,
+            trimmed: next,
+            wait: None,
         })
+    }
+
+    /// The last entry that was told.
+    fn last(&self) -> String {
+        match self.next.checked_sub(1) {
+            Some(last) => format!("1-{last}"),
+            None => "0-0".to_owned(),
+        }
+    }
+
+    fn tell(&mut self, entry: &Value, told: &mut dyn FnMut(News)) -> Result<(), Trouble> {
+        let [id, fields] = list(entry)? else {
+            return Err(senseless(entry));
+        };
+        let number = text(id).and_then(number_of).ok_or_else(|| senseless(id))?;
+        if number < self.next {
+            return Ok(());
+        }
+        if number > self.next {
+            told(News::Gap);
+        }
+        // Before it is told: what makes no sense now will not later either.
+        self.next = number.checked_add(1).ok_or_else(|| senseless(id))?;
+        match list(fields).map(|fields| self.reader.event(fields)) {
+            Ok(event) => match event? {
+                Some(event) => told(News::Happened(event)),
+                None => self.reader.count_strange(),
+            },
+            Err(_) => self.reader.count_strange(),
+        }
+        Ok(())
     }
 }
 
 impl Inbox for RedisInbox {
-    fn read(&mut self, _wait: Duration, _told: &mut dyn FnMut(News)) -> Result<(), Trouble> {
-        Err(Trouble::Lapsed)
+    fn read(&mut self, wait: Duration, told: &mut dyn FnMut(News)) -> Result<(), Trouble> {
+        if self.wait != Some(wait) {
+            let limit = self.connection.set_read_timeout(Some(wait + ANSWER));
+            limit.map_err(|error| lost(&error))?;
+            self.wait = Some(wait);
+        }
+        let mut packed = Vec::new();
+        let mut answers = 1;
+        if self.next - self.trimmed >= TRIM_EVERY {
+            let mut trim = redis::cmd("XTRIM");
+            trim.arg(&self.key).arg("MINID").arg("~").arg(self.last());
+            trim.write_packed_command(&mut packed);
+            answers += 1;
+            self.trimmed = self.next;
+        }
+        let mut read = redis::cmd("XREAD");
+        // Zero would mean for ever.
+        read.arg("COUNT")
+            .arg(COUNT)
+            .arg("BLOCK")
+            .arg((wait.as_millis() as u64).max(1));
+        read.arg("STREAMS").arg(&self.key).arg(self.last());
+        read.write_packed_command(&mut packed);
+        let mut streams = Value::Nil;
+        exchange(&mut self.connection, &packed, answers, |answer| {
+            streams = answer.extract_error().map_err(|error| lost(&error))?;
+            Ok(())
+        })?;
+        if streams == Value::Nil {
+            return Ok(());
+        }
+        for stream in list(&streams)? {
+            let [_, entries] = list(stream)? else {
+                return Err(senseless(stream));
+            };
+            for entry in list(entries)? {
+                self.tell(entry, told)?;
+            }
+        }
+        Ok(())
     }
 
     fn place(&self) -> Option<String> {
-        None
+        self.next.checked_sub(1).map(|last| format!("1-{last}"))
     }
+}
+
+/// The number in `1-<number>`.
+fn number_of(id: &[u8]) -> Option<u64> {
+    std::str::from_utf8(id).ok()?.strip_prefix("1-")?.parse().ok()
 }

@@ -1,47 +1,139 @@
 //! The lease.
 //!
-//! Owns: the connection on which it is kept.
+//! Owns: the connection on which it is kept, and what this process remembers of the broker's data over all connections.
 //! Never: decides outside of a script whether it holds.
 
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use redis::Connection;
+use redis::{Connection, Value};
 
-use crate::broker::{Epoch, Lease, Nodes, Taken, Trouble};
+use super::entries::{list, senseless, text};
+use super::keys;
+use super::scripts::{self, Script};
+use crate::broker::{Epoch, LEASE, Lease, Nodes, SWEEP_MAX, Taken, Trouble};
+
+/// What this process has seen of the broker's data.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    seen: Mutex<Seen>,
+    /// Entries that made no sense.
+    pub(super) strange: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    generation: Option<Vec<u8>>,
+    /// The highest epoch of this node.
+    epoch: u64,
+    /// The broker had lost everything, and this node may not have told it everything again: renewals until it surely has.
+    telling: u32,
+}
+
+/// Renewals after which everything was surely told again, or what was not never will be.
+const TELLING: u32 = 10;
+
+impl Memory {
+    /// Whether the broker lost everything since this node last knew it whole.
+    pub(super) fn was_emptied(&self) -> bool {
+        self.with(|seen| seen.telling > 0)
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
+        look(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// See [`Lease`].
 pub(super) struct RedisLease {
-    _connection: Connection,
-    _nodes: Arc<Nodes>,
+    connection: Connection,
+    nodes: Arc<Nodes>,
+    memory: Arc<Memory>,
 }
 
 impl RedisLease {
-    pub(super) fn new(connection: Connection, nodes: Arc<Nodes>) -> Self {
+    pub(super) fn new(connection: Connection, nodes: Arc<Nodes>, memory: Arc<Memory>) -> Self {
         Self {
-            _connection: connection,
-            _nodes: nodes,
+            connection,
+            nodes,
+            memory,
         }
+    }
+
+    fn take_after(&mut self, epoch: Option<Epoch>) -> Result<Taken, Trouble> {
+        let (least, generation) = self
+            .memory
+            .with(|seen| (seen.epoch + 1, seen.generation.clone().unwrap_or_default()));
+        let mut run = Script::Take.run();
+        run.arg(self.nodes.own().to_string())
+            .arg(least)
+            .arg(LEASE.as_millis() as u64);
+        run.arg(epoch.map(|epoch| epoch.0.to_string()).unwrap_or_default())
+            .arg(generation);
+        let answer = self.run(run)?;
+        let [epoch, generation] = list(&answer)? else {
+            return Err(senseless(&answer));
+        };
+        let number = text(epoch).and_then(|epoch| std::str::from_utf8(epoch).ok()?.parse().ok());
+        let (Some(number), Some(generation)) = (number, text(generation)) else {
+            return Err(senseless(&answer));
+        };
+        let empty = self.memory.with(|seen| {
+            let is_new = seen.generation.as_deref() != Some(generation);
+            // A first start has nothing to tell again; that it may wait for others does no harm if it made the generation.
+            let made = generation.ends_with(self.nodes.own().to_string().as_bytes());
+            if is_new && (seen.generation.is_some() || made) {
+                seen.telling = TELLING;
+            }
+            seen.generation = Some(generation.to_vec());
+            seen.epoch = seen.epoch.max(number);
+            seen.telling > 0
+        });
+        let epoch = Epoch(number);
+        Ok(Taken { epoch, empty })
+    }
+
+    fn run(&mut self, run: redis::Cmd) -> Result<Value, Trouble> {
+        let mut answer = Value::Nil;
+        scripts::run(&mut self.connection, &[run], |_, value| {
+            answer = value;
+            Ok(())
+        })?;
+        Ok(answer)
     }
 }
 
 impl Lease for RedisLease {
     fn take(&mut self) -> Result<Taken, Trouble> {
-        Err(Trouble::Lapsed)
+        self.take_after(None)
     }
 
-    fn take_up(&mut self, _epoch: Epoch) -> Result<Taken, Trouble> {
-        Err(Trouble::Lapsed)
+    fn take_up(&mut self, epoch: Epoch) -> Result<Taken, Trouble> {
+        self.take_after(Some(epoch))
     }
 
-    fn renew(&mut self, _epoch: Epoch) -> Result<(), Trouble> {
-        Err(Trouble::Lapsed)
+    fn renew(&mut self, epoch: Epoch) -> Result<(), Trouble> {
+        let mut run = Script::Renew.run();
+        run.arg(keys::place(self.nodes.own(), epoch))
+            .arg(LEASE.as_millis() as u64);
+        self.run(run)?;
+        self.memory.with(|seen| seen.telling = seen.telling.saturating_sub(1));
+        Ok(())
     }
 
     fn sweep(&mut self) -> Result<bool, Trouble> {
-        Ok(false)
+        let mut run = Script::Sweep.run();
+        run.arg(SWEEP_MAX);
+        match self.run(run)? {
+            Value::Int(more) => Ok(more != 0),
+            other => Err(senseless(&other)),
+        }
     }
 
-    fn release(&mut self, _epoch: Epoch) -> Result<(), Trouble> {
+    fn release(&mut self, epoch: Epoch) -> Result<(), Trouble> {
+        let mut run = Script::Release.run();
+        run.arg(keys::place(self.nodes.own(), epoch));
+        self.run(run)?;
         Ok(())
     }
 }

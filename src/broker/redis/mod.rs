@@ -5,9 +5,12 @@
 
 mod commands;
 mod connect;
+mod entries;
 mod inbox;
+mod keys;
 mod lease;
 mod publisher;
+mod scripts;
 mod subscriber;
 
 use std::sync::{Arc, Mutex};
@@ -28,6 +31,7 @@ pub struct Redis {
     commanded: Mutex<Option<Identity>>,
     /// The last one for traffic.
     published: Mutex<Option<Identity>>,
+    memory: Arc<lease::Memory>,
 }
 
 impl Redis {
@@ -39,6 +43,7 @@ impl Redis {
             cluster_state,
             commanded: Mutex::default(),
             published: Mutex::default(),
+            memory: Arc::default(),
         }
     }
 }
@@ -46,18 +51,27 @@ impl Redis {
 impl Engine for Redis {
     fn lease(&self) -> Result<Box<dyn Lease>, Trouble> {
         let connection = self.options.open(Protocol::Two)?;
-        Ok(Box::new(lease::RedisLease::new(connection, self.nodes.clone())))
+        Ok(Box::new(lease::RedisLease::new(
+            connection,
+            self.nodes.clone(),
+            self.memory.clone(),
+        )))
     }
 
     fn commands(&self) -> Result<Box<dyn Commands>, Trouble> {
         let mut connection = self.options.open(Protocol::Two)?;
         take_place(&mut connection, &self.commanded);
-        Ok(Box::new(commands::RedisCommands::new(connection, self.nodes.clone())))
+        Ok(Box::new(commands::RedisCommands::new(
+            connection,
+            self.nodes.clone(),
+            self.memory.clone(),
+        )))
     }
 
     fn inbox(&self, epoch: Epoch, after: Option<&str>) -> Result<Box<dyn Inbox>, Trouble> {
         let connection = self.options.open(Protocol::Two)?;
-        let inbox = inbox::RedisInbox::new(connection, self.nodes.clone(), epoch, after)?;
+        let reader = entries::Reader::new(self.nodes.clone(), self.memory.strange.clone());
+        let inbox = inbox::RedisInbox::new(connection, &self.nodes, reader, epoch, after)?;
         Ok(Box::new(inbox))
     }
 

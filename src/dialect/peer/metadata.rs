@@ -11,6 +11,14 @@ use crate::message::{META_MAX, Meta, Refusal};
 /// [`Refusal::MetadataTooLarge`] for more than [`META_MAX`] bytes of compact JSON. Members of one name all count:
 /// what is thrown away was read too.
 pub(super) fn read<'a>(members: impl Iterator<Item = (RawString<'a>, &'a str)>) -> Result<Meta, Refusal> {
+    read_at_most(META_MAX, members)
+}
+
+/// The same with a limit of so many bytes.
+pub(super) fn read_at_most<'a>(
+    bytes_max: usize,
+    members: impl Iterator<Item = (RawString<'a>, &'a str)>,
+) -> Result<Meta, Refusal> {
     let mut entries = Vec::new();
     let mut text = Vec::new();
     let mut json_len = "{}".len();
@@ -21,7 +29,7 @@ pub(super) fn read<'a>(members: impl Iterator<Item = (RawString<'a>, &'a str)>) 
         json::push_compact(&mut text, value);
         let comma = usize::from(!entries.is_empty());
         json_len += comma + text.len() + ":".len();
-        if json_len > META_MAX {
+        if json_len > bytes_max {
             return Err(Refusal::MetadataTooLarge);
         }
         let (name, value) = text.split_at(name_len);

@@ -148,7 +148,7 @@ pub fn push_event(out: &mut Vec<u8>, event: &Event, list_bytes_max: usize) {
             put(out, r#","namespace":"#);
             json::push_string(out, namespace);
             put(out, PAYLOAD);
-            push_peer(out, peer);
+            push_peer_info(out, peer);
             put(out, "}");
         }
         Event::PeerLeft { namespace, fingerprint } => {
@@ -219,7 +219,7 @@ fn push_peers<'a>(out: &mut Vec<u8>, peers: impl Iterator<Item = &'a PeerInfo>, 
         if place > 0 {
             put(out, ",");
         }
-        push_peer(out, peer);
+        push_peer_info(out, peer);
         if out.len() > out_bytes_max {
             out.truncate(before);
             return;
@@ -227,7 +227,8 @@ fn push_peers<'a>(out: &mut Vec<u8>, peers: impl Iterator<Item = &'a PeerInfo>, 
     }
 }
 
-fn push_peer(out: &mut Vec<u8>, peer: &PeerInfo) {
+/// Appends a peer as others are shown it, as in a peer list. [`super::read_peer_info`] reads it.
+pub fn push_peer_info(out: &mut Vec<u8>, peer: &PeerInfo) {
     put(out, r#"{"fingerprint":"#);
     push_fingerprint(out, &peer.fingerprint);
     put(out, r#","alias":"#);

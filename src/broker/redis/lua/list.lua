@@ -1,0 +1,9 @@
+-- Arguments: namespace, how many at most. Returns: how many there are, entries in join order.
+local space = space_of(ARGV[1])
+if is_room(space) then
+  return { 'refused', 'cannot discover room peers' }
+end
+if space.live <= 0 then
+  return { 'listed', 0, {} }
+end
+return { 'listed', space.live, members(ARGV[1], tonumber(ARGV[2])) }

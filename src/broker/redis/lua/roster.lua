@@ -1,0 +1,2 @@
+-- Arguments: namespace. Returns: who is there.
+return { 'roster', roster(space_of(ARGV[1])) }
