@@ -310,7 +310,7 @@ fn a_server_that_is_silent_is_noticed_by_all_who_use_it() {
         ..RedisOptions::new(Address::Socket(server.socket()))
     };
     let (mut publisher, mut subscriber) = pair(&options);
-    let mut listen = |subscriber: &mut dyn Subscriber| subscriber.receive(Duration::from_millis(5), &mut |_| {});
+    let listen = |subscriber: &mut dyn Subscriber| subscriber.receive(Duration::from_millis(5), &mut |_| {});
     // Silence alone is nothing: it answers when it is asked.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(300) {
