@@ -80,14 +80,14 @@ impl RedisLease {
         };
         let empty = self.memory.with(|seen| {
             let is_new = seen.generation.as_deref() != Some(generation);
-            // A first start has nothing to tell again; that it may wait for others does no harm if it made the generation.
-            let made = generation.ends_with(self.nodes.own().to_string().as_bytes());
-            if is_new && (seen.generation.is_some() || made) {
+            // Who starts has nothing to tell again, whoever made the generation.
+            if is_new && seen.generation.is_some() {
                 seen.telling = TELLING;
             }
+            let made = is_new && generation.ends_with(self.nodes.own().to_string().as_bytes());
             seen.generation = Some(generation.to_vec());
             seen.epoch = seen.epoch.max(number);
-            seen.telling > 0
+            seen.telling > 0 || made
         });
         let epoch = Epoch(number);
         Ok(Taken { epoch, empty })

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use crate::codec::json::{self, Kind};
 use crate::ids::Fingerprint;
 use crate::message::{
-    ALIAS_MAX, APP_TYPE_MAX, CriteriaKey, GROUP_MAX, LIST_DEFAULT, LIST_MAX, META_MAX, NAME_MAX, PUBLIC_KEY_MAX,
-    PeerInfo, ROOM_DEFAULT, ROOM_MAX, Refusal, Register, Request,
+    ALIAS_MAX, APP_TYPE_MAX, CriteriaKey, GROUP_MAX, LIST_DEFAULT, LIST_MAX, NAME_MAX, PUBLIC_KEY_MAX, ROOM_DEFAULT,
+    ROOM_MAX, Refusal, Register, Request,
 };
 
 use super::metadata;
@@ -86,25 +86,6 @@ pub(super) fn register(payload: Option<&str>, scratch: &mut Vec<u8>) -> Result<R
         fingerprint: Fingerprint::of_key(fields.public_key),
         alias: fields.alias.into(),
         meta: metadata::read(meta.and_then(json::entries).into_iter().flatten())?,
-    })
-}
-
-/// A peer as others are shown it, from the bytes that [`super::push_peer_info`] writes. What a broker kept is read like what
-/// a stranger sent: None for anything that no server of ours can have written.
-pub fn read_peer_info(text: &str, scratch: &mut Vec<u8>) -> Option<PeerInfo> {
-    json::scan_envelope(text).ok()?;
-    let refusal = Refusal::InvalidMessage;
-    let meta = object(Some(text), "meta", refusal).ok()?;
-    let fields = Fields::read(Some(text), &["fingerprint", "alias", "app_type"], scratch, refusal).ok()?;
-    at_most(ALIAS_MAX, fields.alias, refusal).ok()?;
-    at_most(APP_TYPE_MAX, fields.app_type, refusal).ok()?;
-    let members = meta.and_then(json::entries).into_iter().flatten();
-    Some(PeerInfo {
-        fingerprint: Fingerprint::parse(fields.fingerprint)?,
-        alias: fields.alias.into(),
-        app_type: fields.app_type.into(),
-        // A join's is laid over the peer's own.
-        meta: metadata::read_at_most(2 * META_MAX, members).ok()?,
     })
 }
 

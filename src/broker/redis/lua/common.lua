@@ -251,8 +251,9 @@ local function is_free(alias, fingerprint)
 end
 
 -- Entries of at most `limit` members in join order, without those on dead nodes.
-local function members(ns, limit)
-  local found, from = {}, 0
+local function members(space, limit)
+  local ns, found, from = space.ns, {}, 0
+  local is_whole = space.live == space.all
   while #found < limit do
     local span = math.min(limit - #found, 1000)
     local keys = call('ZRANGE', 'peer:o:' .. ns, from, from + span - 1)
@@ -261,7 +262,7 @@ local function members(ns, limit)
     end
     from = from + #keys
     for _, entry in ipairs(call('HMGET', 'peer:r:' .. ns, unpack(keys))) do
-      if entry and is_listed(place_of(entry)) then
+      if is_whole or (entry and is_listed(place_of(entry))) then
         found[#found + 1] = entry
       end
     end
@@ -274,5 +275,5 @@ local function roster(space)
   if space.live <= 0 then
     return { 0, '', 0, {} }
   end
-  return { space.version, space.owner or '', space.max or 0, members(space.ns, math.huge) }
+  return { space.version, space.owner or '', space.max or 0, members(space, math.huge) }
 end

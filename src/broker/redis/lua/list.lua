@@ -6,4 +6,4 @@ end
 if space.live <= 0 then
   return { 'listed', 0, {} }
 end
-return { 'listed', space.live, members(ARGV[1], tonumber(ARGV[2])) }
+return { 'listed', space.live, members(space, tonumber(ARGV[2])) }
