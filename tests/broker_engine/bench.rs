@@ -21,6 +21,8 @@ pub trait Bench {
     fn engine(&self, nodes: Arc<Nodes>) -> Arc<dyn Engine>;
     /// The broker forgets everything.
     fn flush(&self);
+    /// The lease of that node lasts as long as the scenario, unless it is renewed: a machine may be slow.
+    fn hold(&self, node: NodeId, epoch: Epoch);
     /// The lease of that node has run out, and nobody has noticed.
     fn lapse(&self, node: NodeId, epoch: Epoch);
 }
@@ -46,6 +48,7 @@ impl Node {
         let mut lease = engine.lease().unwrap();
         let taken = lease.take().unwrap();
         nodes.set_epoch(taken.epoch);
+        bench.hold(nodes.own(), taken.epoch);
         Self {
             commands: engine.commands().unwrap(),
             inbox: engine.inbox(taken.epoch, None).unwrap(),
@@ -129,7 +132,7 @@ impl Node {
             }
             Reply::Created { .. } => "created".to_owned(),
             Reply::Listed { peers, total } => {
-                format!("{total}: {}", peers.iter().map(|info| shown(info)).collect::<String>())
+                format!("{total}: {}", peers.iter().map(shown).collect::<String>())
             }
             Reply::Described { peer_count, terms } => {
                 format!("{peer_count} of {} of {}", terms.max_size, letter(terms.owner))
@@ -229,7 +232,7 @@ impl Node {
                 matched,
             } => {
                 assert_eq!(named(&matched.namespace), *namespace);
-                let infos: String = matched.peers.iter().map(|info| shown(info)).collect();
+                let infos: String = matched.peers.iter().map(shown).collect();
                 let own = members.iter().map(|(who, ticket)| {
                     format!(
                         " {}{}#{}",

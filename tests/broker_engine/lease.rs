@@ -109,7 +109,7 @@ pub fn a_node_whose_lease_stands_goes_on_where_it_was(bench: &dyn Bench) {
     assert_eq!(one.events(), ["lobby+a1@1"]);
     two.ask(join(b, "lobby"));
     let (epoch, taken) = (one.epoch, one.come_back());
-    assert_eq!((taken.epoch, taken.empty), (epoch, two.come_back().empty));
+    assert_eq!((taken.epoch, taken.empty), (epoch, false));
     assert_eq!(one.events(), ["lobby+b1@2"]);
     assert_eq!(one.ask(resume(a, Some("alias-a"), &["lobby"])), "registered 0");
     assert_eq!(one.ask(rejoin(a, "lobby", None, "")), "joined");
@@ -146,12 +146,7 @@ pub fn a_node_that_comes_back_is_another_and_has_its_places_again(bench: &dyn Be
         let expected = if is_swept { "room not found" } else { "joined" };
         assert_eq!(one.ask(rejoin(a, "hall", hall, "")), expected, "only it was in there");
         while two.lease.sweep().unwrap() {}
-        let members = if is_swept {
-            "[b1@2 a1@1] of b for 3"
-        } else {
-            "[b1@2 a1@1] of b for 3"
-        };
-        assert_eq!(two.ask(roster("room")), members);
+        assert_eq!(two.ask(roster("room")), "[b1@2 a1@1] of b for 3");
         assert_eq!(two.events(), ["gone 1", "room+a1@1 of b for 3"]);
         assert_eq!(two.ask(seek(b, 2, 2)), "done");
         one.ask(What::End { who: a });
@@ -181,7 +176,8 @@ pub fn a_fleet_tells_everything_again_to_a_broker_that_forgot(bench: &dyn Bench)
     one.ask(create(a, "room", 3));
     two.ask(join_room(b, "room"));
     two.ask(join(b, "lobby"));
-    (one.events(), two.events());
+    one.events();
+    two.events();
     // Long after: it had been told everything.
     for _ in 0..20 {
         one.lease.renew(one.epoch).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Owns: nothing but its modules.
 //! Never: relies on a broker that is already there.
-#![allow(unreachable_pub, clippy::unwrap_used, reason = "tests")]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod bench;
 mod connections;

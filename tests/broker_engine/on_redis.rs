@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use peer_server::broker::redis::{Address, Redis, RedisOptions};
 use peer_server::broker::{Engine, Epoch, News, NodeId, Nodes, Trouble};
-use peer_server::message::cluster::What;
+use peer_server::ids::{Fingerprint, SessionId};
+use peer_server::message::cluster::{Event, What, Who};
 
 use crate::bench::*;
 use crate::server::RedisServer;
@@ -20,6 +21,10 @@ impl Bench for OnRedis {
 
     fn flush(&self) {
         self.0.flush();
+    }
+
+    fn hold(&self, node: NodeId, epoch: Epoch) {
+        self.run(&["ZADD", "peer:leases", "XX", "99999999999999", &place(node, epoch)]);
     }
 
     fn lapse(&self, node: NodeId, epoch: Epoch) {
@@ -118,8 +123,6 @@ fn what_ended_leaves_no_key_even_without_a_sweep() {
             What::End { who: b },
         ]);
         one.batch(vec![leave(a, "room"), What::End { who: a }]);
-        let leases = [1, 2].map(|number| format!("peer:in:{}", number.to_string().len()));
-        assert_eq!(leases.len(), 2);
         let left = bench.keys();
         assert!(
             left.iter()
@@ -134,11 +137,7 @@ fn a_step_of_the_sweep_is_small() {
     with_redis(|bench| {
         let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
         let registers = (0..700).map(|session| {
-            let fingerprint = peer_server::ids::Fingerprint::of_key(&format!("key {session}"));
-            let who = peer_server::message::cluster::Who {
-                fingerprint,
-                ..who('a', session)
-            };
+            let who = numbered(session);
             What::Register {
                 who,
                 aliases: vec![format!("{session}").into()],
@@ -152,7 +151,33 @@ fn a_step_of_the_sweep_is_small() {
             redis::Value::Int(200)
         );
         assert!(!two.lease.sweep().unwrap());
-        assert_eq!(bench.keys().len(), 1);
+        let inbox = format!("peer:in:{}", place(two.nodes.own(), two.epoch));
+        assert_eq!(bench.keys(), [inbox, "peer:leases".to_owned()]);
+    });
+}
+
+#[test]
+fn the_largest_group_is_told_to_all() {
+    with_redis(|bench| {
+        let mut nodes = [1, 2].map(|number| Node::new(bench, number));
+        for at in 0..1000 {
+            let who = numbered(at);
+            let register = What::Register {
+                who,
+                aliases: Vec::new(),
+            };
+            nodes[at as usize % 2].batch(vec![register, seeking(who, 1000)]);
+        }
+        for node in &mut nodes {
+            let mut told = Vec::new();
+            node.inbox
+                .read(Duration::from_millis(1), &mut |news| told.push(news))
+                .unwrap();
+            let [News::Happened(Event::Matched { members, matched, .. })] = told.as_slice() else {
+                panic!("{} news", told.len());
+            };
+            assert_eq!((members.len(), matched.peers.len()), (500, 1000));
+        }
     });
 }
 
@@ -284,4 +309,148 @@ fn values_that_nobody_of_ours_wrote_do_no_harm() {
         let strange = one.inbox.read(Duration::from_millis(1), &mut |_| ());
         assert!(matches!(strange, Err(Trouble::Lost(_))), "{strange:?}");
     });
+}
+
+/// A group that is never complete, so that its queue has everybody.
+const NEVER: u32 = 1_000_000;
+
+/// What a step costs the server: `cargo test --test broker_engine what_scripts_cost -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn what_scripts_cost() {
+    with_redis(|bench| {
+        let mut nodes = [1, 2, 3].map(|number| Node::new(bench, number));
+        let own: Vec<Who> = (0..100).map(|at| numbered(1_000_000 + at)).collect();
+        let registers = own.iter().map(|who| What::Register {
+            who: *who,
+            aliases: Vec::new(),
+        });
+        nodes[0].batch(registers.collect());
+        let mut there = 0;
+        for size in [10, 1_000, 100_000] {
+            while there < size {
+                let until = size.min(there + 100);
+                let all = (there..until).map(numbered).flat_map(|who| {
+                    let aliases = vec![format!("alias {}", who.session.as_u64()).into()];
+                    [
+                        What::Register { who, aliases },
+                        entering(who, "lobby"),
+                        seeking(who, NEVER),
+                    ]
+                });
+                nodes[(there / 100) as usize % 3].batch(all.collect());
+                there = until;
+            }
+            let one = &mut nodes[0];
+            let each = |make: &dyn Fn(Who) -> What| own.iter().map(|who| make(*who)).collect::<Vec<_>>();
+            let first = numbered(0);
+            measure(bench, one, size, "join", each(&|who| entering(who, "lobby")));
+            measure(
+                bench,
+                one,
+                size,
+                "show",
+                each(&|who| What::Show {
+                    who,
+                    namespace: named("lobby"),
+                    info: info('a', ""),
+                }),
+            );
+            measure(bench, one, size, "list 50", each(&|_| list("lobby", 50)));
+            measure(bench, one, size, "leave", each(&|who| leave(who, "lobby")));
+            measure(bench, one, size, "match, waits", each(&|who| seeking(who, NEVER)));
+            measure(bench, one, size, "match, taken back", each(&|who| leave(who, "lobby")));
+            measure(bench, one, size, "match, pairs", each(&|who| seeking(who, 2)));
+            measure(
+                bench,
+                one,
+                size,
+                "find",
+                each(&|_| What::Find {
+                    fingerprint: first.fingerprint,
+                }),
+            );
+            measure(bench, one, size, "resolve", each(&|_| resolve("alias 5")));
+            measure(
+                bench,
+                one,
+                size,
+                "register",
+                each(&|who| What::Register {
+                    who,
+                    aliases: Vec::new(),
+                }),
+            );
+            measure(bench, one, size, "roster", vec![roster("lobby")]);
+        }
+        nodes[1].lease.release(nodes[1].epoch).unwrap();
+        bench.run(&["CONFIG", "RESETSTAT"]);
+        nodes[0].lease.sweep().unwrap();
+        println!("sweep: {:?}", stats(bench));
+    });
+}
+
+fn seeking(who: Who, group_size: u32) -> What {
+    let mut what = seek(self::who('a', 0), group_size, 1);
+    if let What::Match { who: asker, .. } = &mut what {
+        *asker = who;
+    }
+    what
+}
+
+fn entering(who: Who, name: &str) -> What {
+    let mut what = join(self::who('a', 0), name);
+    if let What::Join {
+        who: asker,
+        members_max,
+        roster,
+        ..
+    } = &mut what
+    {
+        (*asker, *members_max, *roster) = (who, u32::MAX, false);
+    }
+    what
+}
+
+fn numbered(session: u64) -> Who {
+    let fingerprint = Fingerprint::of_key(&format!("key {session}"));
+    Who {
+        fingerprint,
+        session: SessionId::from_u64(session),
+    }
+}
+
+fn measure(bench: &OnRedis, node: &mut Node, size: u64, name: &str, batch: Vec<What>) {
+    let count = batch.len() as f64;
+    bench.run(&["CONFIG", "RESETSTAT"]);
+    node.batch(batch);
+    let (calls, micros) = stats(bench);
+    println!(
+        "{size:>7} {name:<18} {:>5.1} commands, {:>8.1} us",
+        calls as f64 / count,
+        micros / count
+    );
+}
+
+/// Commands that scripts ran, and microseconds of the scripts.
+fn stats(bench: &OnRedis) -> (u64, f64) {
+    let text: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query(&mut bench.0.connect())
+        .unwrap();
+    let (mut calls, mut micros) = (0, 0.0);
+    for line in text.lines().filter_map(|line| line.strip_prefix("cmdstat_")) {
+        let field = |name: &str| {
+            line.split([':', ','])
+                .find_map(|field| field.strip_prefix(name))
+                .unwrap()
+                .to_owned()
+        };
+        match line.split(':').next().unwrap() {
+            "evalsha" => micros = field("usec=").parse().unwrap(),
+            "config|resetstat" | "client|setinfo" | "script|load" => {}
+            _ => calls += field("calls=").parse::<u64>().unwrap(),
+        }
+    }
+    (calls, micros)
 }
