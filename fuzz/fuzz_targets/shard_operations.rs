@@ -355,6 +355,7 @@ impl World {
                 self.outboxes[at].push_back((target.index(), Delivery::Direct(mail, shares)));
             }
             Route::Refused(refusal) => self.shards[at].tell_refusal(from, refusal),
+            Route::Away { .. } | Route::Ask { .. } => panic!("there is one node"),
         }
     }
 
@@ -378,6 +379,7 @@ impl World {
                 self.shards[at].hold(peer, Box::new(held)).err()
             }
             Route::Refused(refusal) => Some(refusal),
+            Route::Away { .. } | Route::Ask { .. } => panic!("there is one node"),
             Route::Loop { .. } => panic!("what was sent to a key's home is at its home"),
         };
         if let Some(refusal) = refused {
@@ -506,16 +508,19 @@ impl World {
                 Output::Deliver { conn, .. } => self.expect_peer(at, conn),
                 Output::Resolved {
                     peer,
-                    to: Some(to),
+                    to: Ok(to),
                     message,
                 } => self.send(at, peer, &to, message.kind, message.about),
-                Output::Resolved { peer, to: None, .. } => {
-                    self.shards[at].tell_refusal(peer, peer_server::message::Refusal::PeerNotFound);
-                }
+                Output::Resolved {
+                    peer,
+                    to: Err(refusal),
+                    ..
+                } => self.shards[at].tell_refusal(peer, refusal),
                 Output::Mail { to, mail } => {
                     assert_ne!(to.index(), at, "mail to itself never leaves a shard");
                     self.outboxes[at].push_back((to.index(), Delivery::Control(mail)));
                 }
+                Output::Command(_) | Output::Forward { .. } => panic!("one node alone has no broker"),
                 Output::Resume(conn) => {
                     self.expect_peer(at, conn);
                     let conn = self.conns.get_mut(&conn).expect("it was just looked up");

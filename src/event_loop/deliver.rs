@@ -75,6 +75,7 @@ impl EventLoop {
             Output::Deliver { conn, held } => self.deliver_held(conn, &held),
             Output::Resolved { peer, to, message } => self.on_resolved(peer, to, &message),
             Output::Mail { to, mail } => self.mailbox.control(to, Delivery::Mail(mail)),
+            Output::Forward { .. } => {}
             Output::Command(command) => self.give_command(*command),
             Output::Resume(conn) => {
                 if let Some(slot) = self.registered_slot(conn) {
@@ -117,7 +118,7 @@ impl EventLoop {
             self.set_phase(slot, Phase::Unregistered);
         }
         self.tell_refusal(slot, refusal);
-        self.close(slot, CLOSE_TRY_AGAIN, "server full");
+        self.close(slot, CLOSE_TRY_AGAIN, refusal.text());
     }
 
     fn deliver_held(&mut self, conn: ConnId, held: &Held) {

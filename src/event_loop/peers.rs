@@ -150,16 +150,14 @@ impl EventLoop {
     }
 
     /// An alias was looked up: the message goes on to its holder.
-    pub(super) fn on_resolved(&mut self, from: PeerKey, to: Option<Fingerprint>, message: &Unresolved) {
+    pub(super) fn on_resolved(&mut self, from: PeerKey, to: Result<Fingerprint, Refusal>, message: &Unresolved) {
         let about = message.about.zip(message.about_name.as_deref());
         let direct = Direct {
             kind: message.kind,
             about,
             payload: message.payload.as_deref(),
         };
-        let sent = to
-            .ok_or(Refusal::PeerNotFound)
-            .and_then(|to| self.send_direct(from, &to, &direct));
+        let sent = to.and_then(|to| self.send_direct(from, &to, &direct));
         if let Err(refusal) = sent {
             self.count_refused(refusal);
             self.shard.tell_refusal(from, refusal);
@@ -186,6 +184,7 @@ impl EventLoop {
                 self.hold_direct(peer, &sender, to, direct, shares)
             }
             Route::Loop { to: target_loop, about } => self.mail_direct(from, &sender, target_loop, to, about, direct),
+            Route::Away { .. } | Route::Ask { .. } => Err(Refusal::PeerNotFound),
             Route::Refused(refusal) => Err(refusal),
         }
     }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::peers::Sender;
 use super::{Delivery, EventLoop, MAIL_BATCH};
 use crate::ids::NamespaceId;
+use crate::message::Refusal;
 use crate::shard::{DirectMail, FanOutMail, Route};
 
 impl EventLoop {
@@ -55,6 +56,7 @@ impl EventLoop {
             }
             Route::Hold { peer } => return self.hold_from(peer, mail, bytes),
             Route::Refused(refusal) => Some(refusal),
+            Route::Away { .. } | Route::Ask { .. } => Some(Refusal::PeerNotFound),
             // A key's home is arithmetic: every loop computes the same one.
             Route::Loop { .. } => None,
         };

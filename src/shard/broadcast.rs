@@ -8,7 +8,7 @@ use slab::Slab;
 use super::Shard;
 use super::mail::{FanOutMail, LoopCount, Mail};
 use super::peers::PeerKey;
-use crate::ids::{ConnId, Fingerprint, LoopId, NamespaceId, SessionId};
+use crate::ids::{ConnId, Fingerprint, LoopId, NamespaceId, NodeNo, SessionId};
 use crate::message::Refusal;
 
 /// Broadcasts of one peer whose refusals are still being counted elsewhere.
@@ -84,7 +84,8 @@ impl Shard {
         {
             return Err(Refusal::RateLimited);
         }
-        let outstanding = space.loops.iter().filter(|(loop_id, _)| *loop_id != id).count() as u32;
+        let waited_for = |loop_id: LoopId| loop_id != id && loop_id.node().is_none();
+        let outstanding = space.loops.iter().filter(|(loop_id, _)| waited_for(*loop_id)).count() as u32;
         if outstanding == 0 {
             return Ok(Broadcast { sum: None, members });
         }
@@ -108,10 +109,23 @@ impl Shard {
         })
     }
 
-    /// The other loops that serve members of the namespace, and how many.
+    /// The other loops of this node that serve members of the namespace, and how many.
     pub fn loops_of(&self, namespace: NamespaceId) -> impl Iterator<Item = LoopCount> {
+        let elsewhere = |loop_id: LoopId| loop_id != self.id && loop_id.node().is_none();
+        self.servers_of(namespace)
+            .filter(move |(loop_id, _)| elsewhere(*loop_id))
+    }
+
+    /// The other nodes that serve members of the namespace, and how many. They are not waited for: what they refuse, they
+    /// tell the sender by themselves.
+    pub fn nodes_of(&self, namespace: NamespaceId) -> impl Iterator<Item = (NodeNo, u32)> {
+        self.servers_of(namespace)
+            .filter_map(|(loop_id, members)| Some((loop_id.node()?, members)))
+    }
+
+    fn servers_of(&self, namespace: NamespaceId) -> impl Iterator<Item = LoopCount> {
         let loops = self.locals.get(namespace).map_or(&[][..], |space| &space.loops);
-        loops.iter().copied().filter(|(loop_id, _)| *loop_id != self.id)
+        loops.iter().copied()
     }
 
     /// Appends the receivers on this loop to `targets`: every member but the sender and the excluded (`exclude` holds
@@ -164,13 +178,20 @@ impl Shard {
         self.settle();
     }
 
-    /// A broadcast from another loop was delivered here, except to `refused` members.
+    /// A broadcast from another loop was delivered here, except to `refused` members. One from another node has no sum:
+    /// its sender is told, if there is something to tell.
     pub fn answer_fan_out(&mut self, mail: &FanOutMail, refused: u32) {
-        self.answer_sum(mail.origin, mail.sum, refused);
-    }
-
-    fn answer_sum(&mut self, origin: LoopId, sum: SumId, refused: u32) {
-        self.send(origin, Mail::FanOutDone { sum, refused });
+        let answer = match mail.origin.node() {
+            None => Mail::FanOutDone { sum: mail.sum, refused },
+            Some(_) if refused == 0 => return,
+            // Not counted here: the event loop did when it could not deliver.
+            Some(_) => Mail::Refused {
+                fingerprint: mail.from,
+                session: mail.session,
+                refusal: Refusal::SendBufferFullFor(refused),
+            },
+        };
+        self.send(mail.origin, answer);
         self.settle();
     }
 

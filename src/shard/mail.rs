@@ -69,8 +69,8 @@ pub enum Mail {
     AliasResolved {
         /// Who wanted to know.
         asker: Asker,
-        /// The holder, if there is one.
-        holder: Option<Fingerprint>,
+        /// The holder, or why none is known.
+        holder: Result<Fingerprint, Refusal>,
     },
     /// To a namespace's home: a request of a session.
     Ask {

@@ -174,13 +174,7 @@ impl Shard {
             }
             Mail::AliasClaimed { asker, granted } => self.on_alias_claimed(asker, granted),
             Mail::ReleaseAlias { alias, session } => self.aliases.release(&alias, session),
-            Mail::ResolveAlias { alias, asker } => {
-                let holder = match looks_like_fingerprint(&alias) {
-                    true => None,
-                    false => self.aliases.resolve(&alias),
-                };
-                self.send(asker.loop_id, Mail::AliasResolved { asker, holder });
-            }
+            Mail::ResolveAlias { alias, asker } => self.on_resolve_alias(alias, asker),
             Mail::AliasResolved { asker, holder } => self.on_alias_resolved(asker, holder),
             Mail::Ask { asker, namespace, ask } if self.is_clustered() => self.ask_cluster(asker, namespace, ask),
             Mail::Ask { asker, namespace, ask } => self.on_ask(asker, namespace, ask),

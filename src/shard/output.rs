@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::ids::{ConnId, Fingerprint, LoopId, NamespaceId, SessionId};
+use crate::ids::{ConnId, Fingerprint, LoopId, NamespaceId, NodeNo, SessionId};
 use crate::message::cluster::Command;
 use crate::message::{DirectKind, Event, Refusal};
 
@@ -65,8 +65,8 @@ pub enum Output {
     Resolved {
         /// The sender.
         peer: PeerKey,
-        /// The alias's holder, if there is one.
-        to: Option<Fingerprint>,
+        /// The alias's holder, or why there is none.
+        to: Result<Fingerprint, Refusal>,
         /// The message.
         message: Box<Unresolved>,
     },
@@ -76,6 +76,13 @@ pub enum Output {
         to: LoopId,
         /// What.
         mail: Mail,
+    },
+    /// A direct message that was kept until it was known where its target is: send it there, see [`super::Shard::keep`].
+    Forward {
+        /// The node that serves the target.
+        node: NodeNo,
+        /// The message.
+        held: Box<Held>,
     },
     /// A command for the broker.
     Command(Box<Command>),
@@ -105,7 +112,8 @@ pub struct Unresolved {
     pub payload: Option<Box<str>>,
 }
 
-/// Peer-made traffic that reached a connection through a join that was not answered yet.
+/// Peer-made traffic that waits: it reached a connection through a join that was not answered yet, or it is not known where
+/// its target is.
 #[derive(Debug)]
 pub struct Held {
     /// Direct message or broadcast.

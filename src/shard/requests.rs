@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
+use compact_str::CompactString;
+
 use super::Shard;
+use super::aliases::looks_like_fingerprint;
 use super::mail::{Answer, Ask, Asker, Mail};
 use super::membership::{JOIN_META_MAX, JoinExtra, shown};
 use super::output::{Output, Unresolved};
@@ -261,7 +264,17 @@ impl Shard {
         self.settle();
     }
 
-    pub(super) fn on_alias_resolved(&mut self, asker: Asker, holder: Option<Fingerprint>) {
+    /// At an alias's home: whose is it?
+    pub(super) fn on_resolve_alias(&mut self, alias: CompactString, asker: Asker) {
+        let holder = match looks_like_fingerprint(&alias) {
+            true => None,
+            false => self.aliases.resolve(&alias),
+        };
+        let holder = holder.ok_or(Refusal::PeerNotFound);
+        self.send(asker.loop_id, Mail::AliasResolved { asker, holder });
+    }
+
+    pub(super) fn on_alias_resolved(&mut self, asker: Asker, holder: Result<Fingerprint, Refusal>) {
         let Some((peer, conn, waiting)) = self.awaited(&asker) else {
             return;
         };

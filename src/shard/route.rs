@@ -7,7 +7,7 @@ use super::Shard;
 use super::mail::DirectMail;
 use super::membership::Share;
 use super::peers::PeerKey;
-use crate::ids::{ConnId, Fingerprint, LoopId, NamespaceId};
+use crate::ids::{ConnId, Fingerprint, LoopId, NamespaceId, NodeNo};
 use crate::message::Refusal;
 
 /// Where a direct message goes.
@@ -32,6 +32,18 @@ pub enum Route {
         /// Whether the sender is a member of the namespace that the message names.
         about: bool,
     },
+    /// To another node, on which the peer was when the broker was asked last; `about` as in [`Route::Loop`].
+    Away {
+        /// The node.
+        node: NodeNo,
+        /// Whether the sender is a member of the namespace that the message names.
+        about: bool,
+    },
+    /// To wherever the broker says: see [`Shard::keep`]; `about` as in [`Route::Loop`].
+    Ask {
+        /// Whether the sender is a member of the namespace that the message names.
+        about: bool,
+    },
     /// Nowhere.
     Refused(Refusal),
 }
@@ -50,23 +62,24 @@ impl Shard {
                 about: about.is_some(),
             };
         }
-        self.arrive(&sender.fingerprint, to, sender.shares(), about)
+        self.arrive(self.id, &sender.fingerprint, to, sender.shares(), about)
     }
 
     /// Where a message from another loop goes; `shares` are the sender's namespaces, ascending.
     pub fn receive(&self, mail: &DirectMail, shares: impl Iterator<Item = NamespaceId>) -> Route {
-        self.arrive(&mail.from, &mail.to, shares, mail.about)
+        self.arrive(mail.origin, &mail.from, &mail.to, shares, mail.about)
     }
 
     fn arrive(
         &self,
+        origin: LoopId,
         from: &Fingerprint,
         to: &Fingerprint,
         shares: impl Iterator<Item = NamespaceId>,
         about: Option<NamespaceId>,
     ) -> Route {
         let Some(key) = self.peers.find(to) else {
-            return Route::Refused(Refusal::PeerNotFound);
+            return self.route_away(origin, to, about.is_some());
         };
         let Some(target) = self.peers.get(key) else {
             return Route::Refused(Refusal::PeerNotFound);

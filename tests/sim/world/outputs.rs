@@ -72,10 +72,10 @@ impl World {
                 Output::Deliver { conn, held } => self.deliver_held(at, conn, &held),
                 Output::Resolved { peer, to, message } => {
                     let serial = self.serial_of(at, peer);
-                    self.route(serial, peer, to, &message);
+                    self.route(serial, peer, to.ok(), &message);
                 }
                 Output::Mail { to, mail } => self.links.control(at, to, mail),
-                Output::Command(_) => unreachable!("one node alone has no broker"),
+                Output::Command(_) | Output::Forward { .. } => unreachable!("one node alone has no broker"),
                 Output::Resume(conn) => match self.serial(at, conn) {
                     Some(serial) => {
                         self.conns[serial].wait = None;

@@ -199,6 +199,7 @@ impl World {
                 };
                 batch.items.push(Delivery::Direct(mail));
             }
+            Route::Away { .. } | Route::Ask { .. } => panic!("there is one node"),
             Route::Refused(refusal) => self.refuse_here(serial, id, refusal),
         }
     }
@@ -269,6 +270,7 @@ impl World {
                 self.hold(at, peer, held, id)
             }
             Route::Loop { .. } => panic!("a direct message came to the wrong loop"),
+            Route::Away { .. } | Route::Ask { .. } => panic!("there is one node"),
             Route::Refused(refusal) => Err(refusal),
         };
         if let Err(refusal) = refused {
