@@ -222,3 +222,89 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::message::Event;
+    use crate::shard::cluster::fixtures::Scene;
+
+    const CONN: ConnId = ConnId::new(1, 1);
+
+    /// A member of a namespace with members on these loops and nodes.
+    fn member(loops: &[LoopCount]) -> (Scene, PeerKey, NamespaceId) {
+        let mut scene = Scene::new();
+        let (peer, _) = scene.peer(1);
+        let name = scene.name(0);
+        let asker = scene.ask_join(peer, &name).unwrap();
+        scene.let_in(asker, &name, loops.to_vec());
+        scene.told.clear();
+        let namespace = scene.homes.namespace(&name);
+        (scene, peer, namespace)
+    }
+
+    #[test]
+    fn a_broadcast_goes_to_nodes_but_waits_for_loops_alone() {
+        let (own, other) = (LoopId::new(0), LoopId::new(1));
+        let node = NodeNo::new(3).unwrap();
+        let (mut scene, peer, namespace) = member(&[(LoopId::of_node(node), 5), (own, 1), (other, 2)]);
+        let loops: Vec<_> = scene.shard.loops_of(namespace).collect();
+        let nodes: Vec<_> = scene.shard.nodes_of(namespace).collect();
+        assert_eq!((loops, nodes), (vec![(other, 2)], vec![(node, 5)]));
+        let broadcast = scene.shard.begin_broadcast(peer, namespace, 0).unwrap();
+        assert_eq!(broadcast.members, 7);
+        scene.shard.finish_broadcast(peer, &broadcast, 1, 0);
+        let (sum, refused) = (broadcast.sum.unwrap(), 2);
+        assert_eq!(scene.shard.sums.len(), 1);
+        scene.shard.handle_mail(Mail::FanOutDone { sum, refused });
+        scene.collect();
+        assert_eq!(scene.shard.sums.len(), 0);
+        assert_eq!(scene.errors(CONN), [Refusal::SendBufferFullFor(3)]);
+    }
+
+    #[test]
+    fn with_members_on_nodes_alone_nothing_is_waited_for() {
+        let node = NodeNo::new(3).unwrap();
+        let (mut scene, peer, namespace) = member(&[(LoopId::new(0), 1), (LoopId::of_node(node), 5)]);
+        let broadcast = scene.shard.begin_broadcast(peer, namespace, 0).unwrap();
+        assert!(broadcast.sum.is_none() && broadcast.members == 5);
+        scene.shard.finish_broadcast(peer, &broadcast, 5, 0);
+        scene.collect();
+        assert!(matches!(
+            scene.told[..],
+            [(CONN, Event::Error(Refusal::SendBufferFullFor(5)))]
+        ));
+    }
+
+    #[test]
+    fn the_sender_on_another_node_is_told_only_of_those_who_could_not_take_it() {
+        let mut scene = Scene::new();
+        let node = LoopId::of_node(NodeNo::new(3).unwrap());
+        let (from, session) = (Fingerprint::of_key("sender"), SessionId::new(LoopId::new(0), 1));
+        let mail = FanOutMail {
+            namespace: scene.homes.namespace("lobby"),
+            from,
+            session,
+            origin: node,
+            sum: SumId { slot: 0, number: 0 },
+            name: 0..0,
+            payload: 0..0,
+            exclude: 0..0,
+        };
+        scene.shard.answer_fan_out(&mail, 0);
+        scene.shard.answer_fan_out(&mail, 4);
+        scene.collect();
+        assert_eq!(scene.mail.len(), 1);
+        let Some((
+            to,
+            Mail::Refused {
+                fingerprint, refusal, ..
+            },
+        )) = scene.mail.pop_front()
+        else {
+            panic!();
+        };
+        assert_eq!((to, fingerprint, refusal), (node, from, Refusal::SendBufferFullFor(4)));
+    }
+}

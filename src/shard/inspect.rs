@@ -108,6 +108,7 @@ impl Shard {
     /// Proves that the state agrees with itself. Panics if not: for tests and the simulator.
     #[allow(clippy::missing_panics_doc)]
     pub fn check_invariants(&self) {
+        self.check_cluster();
         for (key, peer) in self.peers.iter() {
             assert_eq!(
                 self.peers.find(&peer.fingerprint),

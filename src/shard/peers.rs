@@ -17,6 +17,7 @@ use super::output::{Held, HeldKind, Output, Unresolved};
 use super::rate_limit::Bucket;
 use super::registration::Arrival;
 use crate::ids::{ConnId, Fingerprint, Homes, LoopId, NamespaceId, SessionId};
+use crate::message::cluster::Who;
 use crate::message::{Event, Meta, PeerInfo, Refusal};
 
 /// A peer of one shard: valid from [`Output::Registered`] until the session ends.
@@ -117,6 +118,14 @@ impl Peers {
         self.records.get_mut(key.0 as usize)
     }
 
+    /// The first peer at this place or a later one.
+    pub(super) fn from_place(&self, place: u32) -> Option<PeerKey> {
+        let mut places = place as usize..self.records.capacity();
+        places
+            .find(|place| self.records.contains(*place))
+            .map(|place| PeerKey(place as u32))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (PeerKey, &Peer)> {
         self.records.iter().map(|(slot, peer)| (PeerKey(slot as u32), peer))
     }
@@ -214,8 +223,16 @@ impl Shard {
         self.settle();
     }
 
-    /// Removes the peer and tells every home that holds something of the session. Returns its connection. The permit stays taken.
+    /// Ends a session, for the cluster too. Returns its connection. The permit stays taken.
     pub(super) fn end_session(&mut self, key: PeerKey) -> Option<ConnId> {
+        let (fingerprint, session) = self.identity(key)?;
+        let conn = self.forget_session(key);
+        self.end_in_cluster(Who { fingerprint, session });
+        conn
+    }
+
+    /// Removes the peer and tells every home that holds something of the session. Returns its connection. The permit stays taken.
+    pub(super) fn forget_session(&mut self, key: PeerKey) -> Option<ConnId> {
         let mut peer = self.peers.remove(key)?;
         let asker = Asker {
             loop_id: self.id,

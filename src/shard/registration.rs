@@ -14,7 +14,7 @@ use super::mail::{Asker, Mail};
 use super::output::Output;
 use super::peers::Peer;
 use super::rate_limit::Bucket;
-use crate::ids::{ConnId, Fingerprint, SessionId};
+use crate::ids::{CommandId, ConnId, Fingerprint, SessionId};
 use crate::message::{CLOSE_REPLACED, Event, Meta, PeerInfo, Refusal, Register};
 
 /// A key that is between sessions.
@@ -23,21 +23,32 @@ pub(super) struct Arrival {
     /// Homes that have not yet said that the key's earlier sessions are gone.
     pub(super) outstanding: u32,
     /// Who registers next.
-    next: Option<Registering>,
+    pub(super) next: Option<Registering>,
+}
+
+impl Arrival {
+    /// The command by which the broker was asked for the next session.
+    pub(super) fn command(&self) -> Option<CommandId> {
+        match self.next.as_ref()?.claim {
+            Claim::Broker { command, .. } => command,
+            Claim::Wanted | Claim::Made(_) | Claim::Settled { .. } => None,
+        }
+    }
 }
 
 /// A registration under way; it holds a permit.
 #[derive(Debug)]
-struct Registering {
-    conn: ConnId,
-    session: SessionId,
-    alias: CompactString,
+pub(super) struct Registering {
+    pub(super) conn: ConnId,
+    pub(super) session: SessionId,
+    pub(super) alias: CompactString,
     meta: Meta,
-    claim: Claim,
+    pub(super) claim: Claim,
 }
 
+/// How far a registration is with its alias, and in a cluster with the broker's leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claim {
+pub(super) enum Claim {
     /// The peer's own alias was asked for.
     Wanted,
     /// The made alias of this number was asked for.
@@ -45,6 +56,22 @@ enum Claim {
     Settled {
         held: bool,
     },
+    /// The broker decides, on session and alias in one step; None: it is not asked yet.
+    Broker {
+        candidates: Candidates,
+        command: Option<CommandId>,
+    },
+}
+
+/// Aliases that a registration may be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Candidates {
+    /// None at all: what the peer wants looks like a fingerprint.
+    None,
+    /// The one that the peer wants.
+    Wanted,
+    /// Those made of its fingerprint.
+    Made,
 }
 
 impl Shard {
@@ -56,6 +83,11 @@ impl Shard {
             alias,
             meta,
         } = register;
+        if self.is_clustered() && !self.is_up() {
+            let refusal = Refusal::BrokerUnavailable;
+            self.outputs.push_back(Output::RegistrationRefused { conn, refusal });
+            return;
+        }
         if !self.take_place_of(&fingerprint)
             && (self.over_state_bytes() || !self.permits.registered.take(self.limits.max_peers))
         {
@@ -71,9 +103,22 @@ impl Shard {
             false if aliases::looks_like_fingerprint(&alias) => (Claim::Settled { held: false }, alias),
             false => (Claim::Wanted, alias),
         };
-        if claim != (Claim::Settled { held: false }) {
-            self.claim_alias(&fingerprint, session, alias.clone());
-        }
+        let claim = match self.is_clustered() {
+            true => Claim::Broker {
+                candidates: match claim {
+                    Claim::Made(_) => Candidates::Made,
+                    Claim::Wanted => Candidates::Wanted,
+                    Claim::Settled { .. } | Claim::Broker { .. } => Candidates::None,
+                },
+                command: None,
+            },
+            false => {
+                if claim != (Claim::Settled { held: false }) {
+                    self.claim_alias(&fingerprint, session, alias.clone());
+                }
+                claim
+            }
+        };
         let next = Registering {
             conn,
             session,
@@ -95,7 +140,7 @@ impl Shard {
             return;
         }
         if let Some(next) = arrival.next.take() {
-            self.give_up_claim(&next);
+            self.give_up_claim(fingerprint, &next);
             self.permits.registered.release();
         }
         self.forget_arrival_if_done(fingerprint);
@@ -110,7 +155,7 @@ impl Shard {
             .get_mut(fingerprint)
             .and_then(|arrival| arrival.next.take());
         if let Some(earlier) = earlier {
-            self.give_up_claim(&earlier);
+            self.give_up_claim(fingerprint, &earlier);
             self.close_replaced(earlier.conn);
             return true;
         }
@@ -123,7 +168,7 @@ impl Shard {
         true
     }
 
-    fn close_replaced(&mut self, conn: ConnId) {
+    pub(super) fn close_replaced(&mut self, conn: ConnId) {
         self.counters.replaced += 1;
         self.outputs.push_back(Output::Close {
             conn,
@@ -134,14 +179,18 @@ impl Shard {
 
     /// Frees the alias of a registration that will not be. The release travels behind the claim, answered or not, and ahead
     /// of whatever the key claims next: else the key's next session would find the alias taken by one that never was.
-    fn give_up_claim(&mut self, registering: &Registering) {
-        if registering.claim != (Claim::Settled { held: false }) {
-            let (alias, session) = (registering.alias.clone(), registering.session);
-            self.send(self.homes.of_alias(&alias), Mail::ReleaseAlias { alias, session });
+    fn give_up_claim(&mut self, fingerprint: &Fingerprint, registering: &Registering) {
+        match registering.claim {
+            Claim::Settled { held: false } => {}
+            Claim::Broker { .. } => self.give_up_in_cluster(fingerprint, registering),
+            Claim::Wanted | Claim::Made(_) | Claim::Settled { held: true } => {
+                let (alias, session) = (registering.alias.clone(), registering.session);
+                self.send(self.homes.of_alias(&alias), Mail::ReleaseAlias { alias, session });
+            }
         }
     }
 
-    fn claim_alias(&mut self, fingerprint: &Fingerprint, session: SessionId, alias: CompactString) {
+    pub(super) fn claim_alias(&mut self, fingerprint: &Fingerprint, session: SessionId, alias: CompactString) {
         let asker = Asker {
             loop_id: self.id,
             fingerprint: *fingerprint,
@@ -153,6 +202,10 @@ impl Shard {
     }
 
     pub(super) fn on_alias_claimed(&mut self, asker: Asker, granted: bool) {
+        if self.is_clustered() {
+            // The broker has decided; the claim was for the home's own knowledge.
+            return;
+        }
         let next = self
             .peers
             .arrivals
@@ -170,7 +223,9 @@ impl Shard {
                 next.alias = alias.clone();
                 self.claim_alias(&asker.fingerprint, asker.session, alias);
             }
-            Claim::Wanted | Claim::Made(_) | Claim::Settled { .. } => next.claim = Claim::Settled { held: granted },
+            Claim::Wanted | Claim::Made(_) | Claim::Settled { .. } | Claim::Broker { .. } => {
+                next.claim = Claim::Settled { held: granted };
+            }
         }
         self.complete_arrival(&asker.fingerprint);
     }
@@ -183,7 +238,7 @@ impl Shard {
         self.forget_arrival_if_done(fingerprint);
     }
 
-    fn forget_arrival_if_done(&mut self, fingerprint: &Fingerprint) {
+    pub(super) fn forget_arrival_if_done(&mut self, fingerprint: &Fingerprint) {
         if self
             .peers
             .arrivals
@@ -196,6 +251,9 @@ impl Shard {
 
     /// Makes the peer once every trace of the key's earlier sessions is gone and its alias is settled.
     fn complete_arrival(&mut self, fingerprint: &Fingerprint) {
+        if self.is_clustered() {
+            return self.register_in_cluster(fingerprint);
+        }
         let ready = |arrival: &&mut Arrival| {
             arrival.outstanding == 0
                 && arrival
@@ -208,38 +266,38 @@ impl Shard {
             return;
         };
         self.peers.arrivals.remove(fingerprint);
+        let held = next.claim == Claim::Settled { held: true };
+        self.make_peer(*fingerprint, next, held);
+    }
+
+    /// A registration is complete.
+    pub(super) fn make_peer(&mut self, fingerprint: Fingerprint, registering: Registering, alias_held: bool) {
         let Registering {
             conn,
             session,
             alias,
             meta,
-            claim,
-        } = next;
+            claim: _,
+        } = registering;
         let info = PeerInfo {
-            fingerprint: *fingerprint,
+            fingerprint,
             alias: alias.clone(),
             app_type: Box::default(),
             meta,
         };
         let peer = self.peers.insert(Peer {
-            fingerprint: *fingerprint,
+            fingerprint,
             session,
             conn,
             memberships: Vec::new(),
             messages: Bucket::default(),
             info: Arc::new(info),
-            alias_held: claim == Claim::Settled { held: true },
+            alias_held,
             open_sums: 0,
             requests: 0,
             cold: None,
         });
         self.outputs.push_back(Output::Registered { conn, peer });
-        self.tell(
-            conn,
-            Event::Registered {
-                fingerprint: *fingerprint,
-                alias,
-            },
-        );
+        self.tell(conn, Event::Registered { fingerprint, alias });
     }
 }

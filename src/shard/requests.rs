@@ -21,6 +21,11 @@ impl Shard {
     /// A request of a registered peer that is not waiting. Answers, perhaps after mail, by outputs.
     pub fn handle_request(&mut self, key: PeerKey, request: Request<'_>) {
         match request {
+            _ if !self.cluster_ready() && needs_broker(&request) => {
+                self.tell_error(key, Refusal::BrokerUnavailable);
+                // While it is there, nobody is refused for long.
+                self.tell_sessions();
+            }
             Request::Join {
                 namespace,
                 app_type,
@@ -243,6 +248,9 @@ impl Shard {
             peer.drop_idle_cold();
         }
         self.outputs.push_back(Output::Resume(conn));
+        if self.is_clustered() {
+            self.resume_answered(key);
+        }
     }
 
     /// Looks up an alias for a signal or relay; the peer waits, then [`Output::Resolved`] comes.
@@ -267,10 +275,12 @@ impl Shard {
     /// At an alias's home: whose is it?
     pub(super) fn on_resolve_alias(&mut self, alias: CompactString, asker: Asker) {
         let holder = match looks_like_fingerprint(&alias) {
-            true => None,
-            false => self.aliases.resolve(&alias),
+            true => Err(Refusal::PeerNotFound),
+            false => match self.aliases.resolve(&alias) {
+                None => return self.resolve_away(alias, asker),
+                Some(holder) => Ok(holder),
+            },
         };
-        let holder = holder.ok_or(Refusal::PeerNotFound);
         self.send(asker.loop_id, Mail::AliasResolved { asker, holder });
     }
 
@@ -286,5 +296,18 @@ impl Shard {
             });
         }
         self.resume(peer, conn);
+    }
+}
+
+/// Whether a request is refused while the broker does not know the sessions of this shard. What leaves is let go, how one is
+/// shown is told with the session, and what only looks is answered by the home, which may know enough.
+fn needs_broker(request: &Request<'_>) -> bool {
+    match request {
+        Request::Join { .. }
+        | Request::JoinRoom { .. }
+        | Request::CreateRoom { .. }
+        | Request::Kick { .. }
+        | Request::Match { .. } => true,
+        Request::Leave { .. } | Request::Discover { .. } | Request::RoomInfo { .. } | Request::Metadata { .. } => false,
     }
 }

@@ -8,6 +8,9 @@
 //! Never: decides what the broker decides, or talks to it: commands are outputs.
 
 mod away;
+#[cfg(test)]
+pub(super) mod fixtures;
+mod resume;
 mod sessions;
 mod spaces;
 
@@ -55,7 +58,7 @@ impl Cluster {
             commands: 0,
             asked: HashMap::with_hasher(homes.hasher()),
             spaces: spaces::Spaces::new(homes),
-            sessions: sessions::Sessions::default(),
+            sessions: sessions::Sessions::new(homes),
             away: away::Away::new(homes),
         }
     }
@@ -96,6 +99,8 @@ impl Shard {
             Event::Down => {
                 if let Some(cluster) = &mut self.cluster {
                     cluster.up = false;
+                    cluster.away.forget_all();
+                    cluster.sessions.resuming.start();
                 }
                 self.lose_spaces();
             }
@@ -114,12 +119,18 @@ impl Shard {
 
     fn on_reply(&mut self, id: CommandId, reply: Reply) {
         let asked = self.cluster.as_mut().and_then(|cluster| cluster.asked.remove(&id));
+        let lost = matches!(reply, Reply::Lost);
         match asked {
             Some(Asked::Space(namespace, asked)) => self.on_space_reply(id, namespace, asked, reply),
-            Some(Asked::Session(who, asked)) => self.on_session_reply(who, asked, reply),
+            Some(Asked::Session(who, asked)) => self.on_session_reply(id, who, asked, reply),
             Some(Asked::Alias(asker)) => self.on_alias_reply(asker, &reply),
-            Some(Asked::Peer(fingerprint)) => self.on_peer_found(&fingerprint, &reply),
+            Some(Asked::Peer(fingerprint)) => self.on_peer_found(id, &fingerprint, &reply),
             None => self.counters.stale_mail += 1,
+        }
+        // A command for which the queue had no room is lost as well, with the broker there: what was put aside for that goes
+        // on when it is seen to answer.
+        if !lost {
+            self.tell_sessions();
         }
     }
 
@@ -149,7 +160,24 @@ impl Shard {
     }
 
     /// Whether the broker takes commands.
-    fn is_up(&self) -> bool {
+    pub(super) fn is_up(&self) -> bool {
         self.cluster.as_ref().is_some_and(|cluster| cluster.up)
+    }
+
+    /// Proves that what the cluster adds to the state agrees with itself. Panics if not.
+    pub(super) fn check_cluster(&self) {
+        let Some(cluster) = &self.cluster else { return };
+        cluster.away.check_invariants();
+        let asked = |id: &CommandId| cluster.asked.contains_key(id);
+        cluster.sessions.resuming.check_invariants(asked);
+        let ends = |asked: &&Asked| matches!(asked, Asked::Session(_, sessions::Asked::End));
+        let ends = cluster.asked.values().filter(ends).count();
+        assert_eq!(cluster.sessions.ends_under_way(), ends, "ends under way add up");
+        for (fingerprint, arrival) in &self.peers.arrivals {
+            let Some(command) = arrival.command() else { continue };
+            assert_eq!(arrival.outstanding, 0, "the broker is asked when nothing is in the way");
+            let of_it = |asked: &Asked| matches!(asked, Asked::Session(who, _) if who.fingerprint == *fingerprint);
+            assert!(cluster.asked.get(&command).is_some_and(of_it), "its reply is awaited");
+        }
     }
 }

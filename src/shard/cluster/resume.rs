@@ -1,0 +1,604 @@
+//! After the broker was lost: every session is told to it again.
+//!
+//! Owns: how far that is, and the sessions that are being told.
+//! Never: decides whether a session may go on; the broker does, and the homes of what the session is in.
+
+use std::collections::VecDeque;
+
+use ahash::RandomState;
+use hashbrown::{HashMap, HashSet};
+
+use super::Asked as Command;
+use super::sessions::Asked;
+use crate::ids::{CommandId, Homes, NamespaceId, SessionId};
+use crate::message::CLOSE_RESTART;
+use crate::message::cluster::{Reply, What, Who};
+use crate::shard::Shard;
+use crate::shard::mail::Mail;
+use crate::shard::output::Output;
+use crate::shard::peers::PeerKey;
+
+/// Sessions that are being told at a time.
+const TELLING_MAX: usize = 128;
+
+/// The sessions on their way back. The peers are gone through in the order of their places: who registers meanwhile may be
+/// told once more, which changes nothing.
+#[derive(Debug)]
+pub(super) struct Resuming {
+    /// Through since the broker came up.
+    done: bool,
+    /// The place from which on nobody was looked at.
+    next: u32,
+    telling: HashMap<SessionId, Telling, RandomState>,
+    /// Sessions that wait for the answer to a request of before: it says what they are in.
+    postponed: HashSet<SessionId, RandomState>,
+    /// Sessions of earlier places that can be told now.
+    again: VecDeque<(PeerKey, SessionId)>,
+}
+
+/// How far a session is.
+#[derive(Debug)]
+enum Telling {
+    /// The directory is asked.
+    Directory(CommandId),
+    /// So many homes of what it is in have not answered.
+    Homes(u32),
+}
+
+impl Resuming {
+    pub(super) fn new(homes: &Homes) -> Self {
+        Self {
+            done: false,
+            next: 0,
+            telling: HashMap::with_hasher(homes.hasher()),
+            postponed: HashSet::with_hasher(homes.hasher()),
+            again: VecDeque::new(),
+        }
+    }
+
+    /// Everything is to be told from the beginning. Answers that are still to come find nothing.
+    pub(super) fn start(&mut self) {
+        self.done = false;
+        self.next = 0;
+        self.telling.clear();
+        self.postponed.clear();
+        self.again.clear();
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// A session is over: nothing is awaited for it.
+    pub(super) fn forget(&mut self, session: SessionId) {
+        self.telling.remove(&session);
+        self.postponed.remove(&session);
+    }
+
+    /// Panics if the state does not agree with itself. Every command that is waited for is in `asked`.
+    pub(super) fn check_invariants(&self, asked: impl Fn(&CommandId) -> bool) {
+        let idle = self.telling.is_empty() && self.postponed.is_empty() && self.again.is_empty();
+        assert!(idle || !self.done, "nothing is told when all is told");
+        assert!(self.telling.len() <= TELLING_MAX);
+        for telling in self.telling.values() {
+            match telling {
+                Telling::Directory(command) => assert!(asked(command), "the directory was asked"),
+                Telling::Homes(outstanding) => assert!(*outstanding > 0, "some home is to answer"),
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// Whether requests that need the broker may be made: it is there, and has been told of all sessions of this shard.
+    pub(in crate::shard) fn cluster_ready(&self) -> bool {
+        self.cluster
+            .as_ref()
+            .is_none_or(|cluster| cluster.up && cluster.sessions.resuming.is_done())
+    }
+
+    /// The broker is there: the ends that it has not heard of first, then every session.
+    pub(super) fn resume_sessions(&mut self) {
+        if let Some(cluster) = &mut self.cluster {
+            cluster.sessions.resuming.start();
+        }
+        self.tell_sessions();
+    }
+
+    pub(super) fn resume_more(&mut self) {
+        while let Some(cluster) = self.cluster.as_mut().filter(|cluster| cluster.up) {
+            let sessions = &mut cluster.sessions;
+            let resuming = &mut sessions.resuming;
+            if resuming.done || !sessions.ends.is_empty() || resuming.telling.len() >= TELLING_MAX {
+                return;
+            }
+            let next = match resuming.again.pop_front() {
+                Some((key, session)) => Some((key, Some(session))),
+                None => self.peers.from_place(resuming.next).map(|key| (key, None)),
+            };
+            match next {
+                Some((key, session)) => {
+                    if session.is_none() {
+                        resuming.next = key.0 + 1;
+                    }
+                    self.resume_session(key, session);
+                }
+                None => {
+                    resuming.next = u32::MAX;
+                    resuming.done = resuming.telling.is_empty() && resuming.postponed.is_empty();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Tells the directory of the peer at this place, if it is still the same session.
+    fn resume_session(&mut self, key: PeerKey, session: Option<SessionId>) {
+        let Some(peer) = self.peers.get(key) else { return };
+        if session.is_some_and(|session| session != peer.session) {
+            return;
+        }
+        let who = Who {
+            fingerprint: peer.fingerprint,
+            session: peer.session,
+        };
+        if peer.waiting() {
+            if let Some(cluster) = &mut self.cluster {
+                cluster.sessions.resuming.postponed.insert(who.session);
+            }
+            return;
+        }
+        let alias = peer.alias_held.then(|| peer.info.alias.clone());
+        let held = peer.memberships.iter().filter(|held| held.is_member() || held.ticket);
+        let namespaces = held.map(|held| held.namespace).collect();
+        let what = What::Resume { who, alias, namespaces };
+        let command = self.command(Command::Session(who, Asked::Resume), what);
+        if let Some(cluster) = &mut self.cluster {
+            let telling = Telling::Directory(command);
+            cluster.sessions.resuming.telling.insert(who.session, telling);
+        }
+    }
+
+    /// A peer was answered that may have waited since before the broker was lost.
+    pub(in crate::shard) fn resume_answered(&mut self, key: PeerKey) {
+        let session = self.peers.get(key).map(|peer| peer.session);
+        let (Some(cluster), Some(session)) = (&mut self.cluster, session) else {
+            return;
+        };
+        if cluster.sessions.resuming.postponed.remove(&session) {
+            cluster.sessions.resuming.again.push_back((key, session));
+            self.resume_more();
+        }
+    }
+
+    pub(super) fn on_resume_reply(&mut self, id: CommandId, who: Who, reply: &Reply) {
+        let resuming = self.cluster.as_mut().map(|cluster| &mut cluster.sessions.resuming);
+        let Some(resuming) = resuming else { return };
+        if !matches!(resuming.telling.get(&who.session), Some(Telling::Directory(command)) if *command == id) {
+            // The session is over, or it is told from the beginning.
+            return;
+        }
+        resuming.telling.remove(&who.session);
+        let Some(key) = self.peers.find_session(&who.fingerprint, who.session) else {
+            return;
+        };
+        match reply {
+            Reply::Registered { alias } => {
+                let lost = |peer: &crate::shard::peers::Peer| peer.alias_held && alias.is_none();
+                match self.peers.get(key).is_some_and(lost) {
+                    true => self.evict(key, "alias lost"),
+                    false => self.rejoin(who, key),
+                }
+            }
+            Reply::Taken => self.lose_session(who, key),
+            // Given up for want of room on the way: the broker is there, so it is tried again with the next sign of it.
+            Reply::Lost => {
+                if let Some(cluster) = &mut self.cluster {
+                    cluster.sessions.resuming.again.push_back((key, who.session));
+                }
+            }
+            _ => self.evict(key, "session lost"),
+        }
+    }
+
+    /// The homes of all that a session is in are told again.
+    fn rejoin(&mut self, who: Who, key: PeerKey) {
+        let Some(peer) = self.peers.get(key) else { return };
+        let held = peer.memberships.iter().filter(|held| held.is_member() || held.ticket);
+        let held: Vec<(NamespaceId, bool, bool)> = held
+            .map(|held| (held.namespace, held.is_member(), held.ticket))
+            .collect();
+        if held.is_empty() {
+            return;
+        }
+        if let Some(cluster) = &mut self.cluster {
+            let telling = Telling::Homes(held.len() as u32);
+            cluster.sessions.resuming.telling.insert(who.session, telling);
+        }
+        for (namespace, member, ticket) in held {
+            let Some(info) = self.info_in(key, namespace) else {
+                continue;
+            };
+            let rejoin = Mail::Rejoin {
+                who,
+                loop_id: self.id,
+                peer: key,
+                namespace,
+                info,
+                member,
+                ticket,
+            };
+            self.send(self.homes.of_namespace(namespace), rejoin);
+        }
+    }
+
+    /// One of the namespaces of a session was told of it again, whatever came of that.
+    pub(in crate::shard) fn on_rejoined(&mut self, who: Who) {
+        let Some(cluster) = &mut self.cluster else { return };
+        let telling = &mut cluster.sessions.resuming.telling;
+        // One of an earlier turn may be counted for a later one. Requests are let through a little early then; at the home
+        // they come behind this turn's mail all the same.
+        if let Some(Telling::Homes(outstanding)) = telling.get_mut(&who.session) {
+            *outstanding -= 1;
+            if *outstanding == 0 {
+                telling.remove(&who.session);
+            }
+        }
+        self.tell_sessions();
+    }
+
+    /// A namespace could not take a session back.
+    pub(in crate::shard) fn on_evicted(&mut self, who: Who) {
+        match self.peers.find_session(&who.fingerprint, who.session) {
+            Some(key) => self.evict(key, "membership lost"),
+            None => self.counters.stale_mail += 1,
+        }
+    }
+
+    /// Ends a session whose place in the cluster is lost: its client starts over.
+    fn evict(&mut self, key: PeerKey, reason: &'static str) {
+        if let Some(conn) = self.end_session(key) {
+            self.permits.registered.release();
+            let code = CLOSE_RESTART;
+            self.outputs.push_back(Output::Close { conn, code, reason });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::fixtures::Scene;
+    use super::*;
+    use crate::ids::{ConnId, LoopId};
+    use crate::message::cluster::{Command, Event};
+    use crate::message::{CLOSE_REPLACED, CriteriaKey, Refusal, Request};
+    use crate::shard::mail::{Answer, Ask};
+
+    const FIRST: ConnId = ConnId::new(1, 1);
+
+    fn resumes(what: &What) -> (Who, bool, Vec<NamespaceId>) {
+        match what {
+            What::Resume { who, alias, namespaces } => (*who, alias.is_some(), namespaces.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The rejoins that left for the other loop: what, as a member, for a match.
+    fn rejoins(scene: &mut Scene) -> Vec<(Who, NamespaceId, bool, bool)> {
+        let mail = std::mem::take(&mut scene.mail);
+        let rejoin = |(_, mail)| match mail {
+            Mail::Rejoin {
+                who,
+                namespace,
+                member,
+                ticket,
+                ..
+            } => Some((who, namespace, member, ticket)),
+            _ => None,
+        };
+        mail.into_iter().filter_map(rejoin).collect()
+    }
+
+    fn hear_mail(scene: &mut Scene, mail: Mail) {
+        scene.shard.handle_mail(mail);
+        scene.collect();
+    }
+
+    #[test]
+    fn every_session_is_told_again_and_not_all_at_once() {
+        let mut scene = Scene::new();
+        let count = 3 * TELLING_MAX as u32;
+        let peers: Vec<(PeerKey, Who)> = (0..count).map(|slot| scene.peer(slot)).collect();
+        scene.lose_broker();
+        scene.hear(Event::Up);
+        let (mut told, name) = (Vec::new(), scene.name(0));
+        while let Some(Command { id, what }) = scene.commands.pop_back() {
+            assert!(scene.commands.len() < TELLING_MAX);
+            assert!(!scene.shard.cluster_ready());
+            assert!(scene.ask_join(peers[7].0, &name).is_none());
+            assert_eq!(scene.errors(ConnId::new(7, 1)), [Refusal::BrokerUnavailable]);
+            let (who, has_alias, namespaces) = resumes(&what);
+            assert!(has_alias && namespaces.is_empty());
+            told.push(who);
+            scene.reply(id, Reply::Registered { alias: Some(0) });
+        }
+        told.sort_unstable();
+        let mut all: Vec<Who> = peers.iter().map(|(_, who)| *who).collect();
+        all.sort_unstable();
+        assert_eq!(told, all);
+        assert!(scene.shard.cluster_ready());
+        assert!(scene.ask_join(peers[7].0, &name).is_some());
+    }
+
+    #[test]
+    fn every_home_of_what_a_session_is_in_is_told() {
+        let mut scene = Scene::new();
+        let (peer, who) = scene.peer(1);
+        let names = [0, 1, 2].map(|number| scene.name(number));
+        let [both, member, waiting] = [0, 1, 2].map(|at: usize| scene.homes.namespace(&names[at]));
+        for (name, joins, matches) in [
+            (&names[0], true, true),
+            (&names[1], true, false),
+            (&names[2], false, true),
+        ] {
+            if joins {
+                scene.join(peer, name);
+            }
+            if matches {
+                let request = Request::Match {
+                    namespace: name,
+                    group_size: 3,
+                    criteria: CriteriaKey([0; 32]),
+                };
+                scene.shard.handle_request(peer, request);
+                scene.collect();
+                let Some((_, Mail::Ask { asker, namespace, ask })) = scene.mail.pop_back() else {
+                    panic!();
+                };
+                assert!(matches!(ask, Ask::Match { .. }));
+                let answer = Answer::Waiting;
+                hear_mail(
+                    &mut scene,
+                    Mail::Answer {
+                        asker,
+                        namespace,
+                        answer,
+                    },
+                );
+            }
+        }
+        scene.lose_broker();
+        scene.mail.clear();
+        scene.hear(Event::Up);
+        let (_, _, namespaces) = resumes(&scene.answer(Reply::Registered { alias: Some(0) }));
+        let mut expected = vec![
+            (who, both, true, true),
+            (who, member, true, false),
+            (who, waiting, false, true),
+        ];
+        expected.sort_unstable();
+        assert_eq!(
+            namespaces,
+            expected.iter().map(|(_, namespace, ..)| *namespace).collect::<Vec<_>>()
+        );
+        assert_eq!(rejoins(&mut scene), expected);
+        for _ in 0..3 {
+            assert!(!scene.shard.cluster_ready());
+            hear_mail(&mut scene, Mail::Rejoined { who });
+        }
+        assert!(scene.shard.cluster_ready());
+    }
+
+    #[test]
+    fn a_key_taken_elsewhere_is_replaced_and_a_lost_alias_ends_the_session() {
+        for (reply, code, ends) in [
+            (Reply::Taken, CLOSE_REPLACED, false),
+            (Reply::Registered { alias: None }, CLOSE_RESTART, true),
+        ] {
+            let mut scene = Scene::new();
+            let (_, who) = scene.peer(1);
+            scene.lose_broker();
+            scene.hear(Event::Up);
+            scene.answer(reply);
+            assert_eq!(scene.closed, [(FIRST, code)]);
+            let ended: Vec<Who> = scene
+                .take_commands()
+                .into_iter()
+                .map(|command| match command.what {
+                    What::End { who } => who,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(ended, if ends { vec![who] } else { vec![] });
+            assert_eq!(scene.permits.registered.now(), 0);
+            assert!(scene.session(&who.fingerprint).is_none() && scene.shard.cluster_ready());
+        }
+    }
+
+    #[test]
+    fn who_never_held_its_alias_need_not_get_it_back() {
+        let mut scene = Scene::new();
+        let key = scene.key(1);
+        scene.register(FIRST, key, "ada");
+        scene.answer(Reply::Registered { alias: None });
+        scene.lose_broker();
+        scene.hear(Event::Up);
+        let (_, has_alias, _) = resumes(&scene.answer(Reply::Registered { alias: None }));
+        assert!(!has_alias && scene.closed.is_empty() && scene.shard.cluster_ready());
+    }
+
+    #[test]
+    fn whom_a_namespace_cannot_take_back_is_closed() {
+        let mut scene = Scene::new();
+        let (peer, who) = scene.peer(1);
+        for number in 0..2 {
+            let name = scene.name(number);
+            scene.join(peer, &name);
+        }
+        scene.lose_broker();
+        scene.hear(Event::Up);
+        scene.answer(Reply::Registered { alias: Some(0) });
+        hear_mail(&mut scene, Mail::Evicted { who });
+        assert_eq!(scene.closed, [(FIRST, CLOSE_RESTART)]);
+        assert!(matches!(scene.answer(Reply::Done), What::End { who: ended } if ended == who));
+        assert!(scene.shard.cluster_ready(), "nothing is waited for");
+        for mail in [Mail::Rejoined { who }, Mail::Rejoined { who }, Mail::Evicted { who }] {
+            hear_mail(&mut scene, mail);
+        }
+        assert_eq!((scene.closed.len(), scene.permits.registered.now()), (1, 0));
+    }
+
+    #[test]
+    fn lost_again_it_begins_again_and_late_replies_count_for_nothing() {
+        let mut scene = Scene::new();
+        let (peer, who) = scene.peer(1);
+        let name = scene.name(0);
+        scene.join(peer, &name);
+        scene.hear(Event::Down);
+        scene.hear(Event::Up);
+        let first = scene.commands.pop_front().unwrap();
+        scene.hear(Event::Down);
+        scene.hear(Event::Up);
+        let second = scene.commands.pop_front().unwrap();
+        assert_eq!(resumes(&first.what), resumes(&second.what));
+        scene.reply(first.id, Reply::Registered { alias: None });
+        assert!(scene.closed.is_empty() && rejoins(&mut scene).is_empty());
+        scene.reply(second.id, Reply::Registered { alias: Some(0) });
+        assert_eq!(rejoins(&mut scene).len(), 1);
+        scene.hear(Event::Down);
+        hear_mail(&mut scene, Mail::Rejoined { who });
+        assert!(!scene.shard.cluster_ready());
+        scene.hear(Event::Up);
+        scene.answer(Reply::Registered { alias: Some(0) });
+        assert!(!scene.shard.cluster_ready());
+        hear_mail(&mut scene, Mail::Rejoined { who });
+        assert!(scene.shard.cluster_ready() && scene.shard.serves(peer, FIRST));
+    }
+
+    #[test]
+    fn who_waits_for_an_answer_is_told_after_it() {
+        for let_in in [true, false] {
+            let mut scene = Scene::new();
+            let (peer, who) = scene.peer(1);
+            let name = scene.name(0);
+            let asker = scene.ask_join(peer, &name).unwrap();
+            scene.lose_broker();
+            scene.hear(Event::Up);
+            assert!(scene.commands.is_empty() && !scene.shard.cluster_ready());
+            let namespace = scene.homes.namespace(&name);
+            match let_in {
+                true => scene.let_in(asker, &name, vec![(LoopId::new(0), 1)]),
+                false => {
+                    let answer = Answer::Refused(Refusal::BrokerUnavailable);
+                    hear_mail(
+                        &mut scene,
+                        Mail::Answer {
+                            asker,
+                            namespace,
+                            answer,
+                        },
+                    );
+                }
+            }
+            let (resumed, _, namespaces) = resumes(&scene.answer(Reply::Registered { alias: Some(0) }));
+            assert_eq!(resumed, who);
+            assert_eq!(namespaces, if let_in { vec![namespace] } else { vec![] });
+            assert_eq!(scene.shard.cluster_ready(), !let_in);
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_session_that_ends_on_the_way() {
+        let mut scene = Scene::new();
+        let (asked, _) = scene.peer(1);
+        let (joined, _) = scene.peer(2);
+        let (waiting, _) = scene.peer(3);
+        let name = scene.name(0);
+        scene.join(joined, &name);
+        scene.ask_join(waiting, &name).unwrap();
+        scene.lose_broker();
+        scene.hear(Event::Up);
+        let [first, second] = [(); 2].map(|()| scene.commands.pop_front().unwrap());
+        scene.reply(second.id, Reply::Registered { alias: Some(0) });
+        for peer in [asked, joined, waiting] {
+            assert!(!scene.shard.cluster_ready());
+            scene.shard.close(peer);
+            scene.collect();
+        }
+        assert!(scene.shard.cluster_ready());
+        scene.reply(first.id, Reply::Registered { alias: Some(0) });
+        assert!(scene.shard.cluster_ready());
+        assert_eq!(scene.commands.len(), 3, "the ends");
+    }
+
+    #[test]
+    fn a_session_for_which_there_was_no_room_is_told_when_the_broker_answers() {
+        let mut scene = Scene::new();
+        let (peer, who) = scene.peer(1);
+        scene.lose_broker();
+        scene.busy = true;
+        scene.hear(Event::Up);
+        scene.busy = false;
+        assert!(scene.commands.is_empty() && !scene.shard.cluster_ready());
+        // A request that is refused for it is a sign as good as any.
+        let name = scene.name(0);
+        assert!(scene.ask_join(peer, &name).is_none());
+        let (resumed, ..) = resumes(&scene.answer(Reply::Registered { alias: Some(0) }));
+        assert!(resumed == who && scene.shard.cluster_ready());
+    }
+
+    #[test]
+    fn without_the_broker_who_leaves_or_looks_still_asks_the_home() {
+        let mut scene = Scene::new();
+        let (peer, _) = scene.peer(1);
+        let name = scene.name(0);
+        scene.join(peer, &name);
+        scene.lose_broker();
+        scene.mail.clear();
+        for (request, goes) in [
+            (Request::JoinRoom { room: &name }, false),
+            (
+                Request::CreateRoom {
+                    room: &name,
+                    max_size: 2,
+                },
+                false,
+            ),
+            (
+                Request::Kick {
+                    room: &name,
+                    target: None,
+                },
+                false,
+            ),
+            (Request::RoomInfo { room: &name }, true),
+            (
+                Request::Discover {
+                    namespace: &name,
+                    limit: 1,
+                },
+                true,
+            ),
+            (Request::Leave { namespace: &name }, true),
+        ] {
+            scene.shard.handle_request(peer, request);
+            scene.collect();
+            let refused = scene.errors(FIRST);
+            assert_eq!(refused.is_empty(), goes);
+            let Some((_, Mail::Ask { asker, namespace, .. })) = scene.mail.pop_front() else {
+                assert!(!goes);
+                continue;
+            };
+            let answer = Answer::Done;
+            hear_mail(
+                &mut scene,
+                Mail::Answer {
+                    asker,
+                    namespace,
+                    answer,
+                },
+            );
+        }
+    }
+}
