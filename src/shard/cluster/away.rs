@@ -106,6 +106,12 @@ impl Away {
         sought.kept
     }
 
+    /// Whether nothing is kept.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.sought.is_empty()
+    }
+
     /// Panics if the state does not agree with itself.
     pub(super) fn check_invariants(&self) {
         let bytes: usize = self.sought.values().map(|sought| sought.bytes).sum();

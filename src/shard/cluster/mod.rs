@@ -9,6 +9,8 @@
 
 mod away;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 pub(super) mod fixtures;
 mod resume;
 mod sessions;
