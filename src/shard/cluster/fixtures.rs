@@ -1,4 +1,7 @@
 //! A shard of a cluster whose broker and other loop are the test: it answers commands and mail by hand, in any order.
+//!
+//! Owns: what the shard said and nobody looked at yet.
+//! Never: answers by itself.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;

@@ -7,6 +7,7 @@
 //! Owns: the commands that wait for a reply, and whether the broker takes any.
 //! Never: decides what the broker decides, or talks to it: commands are outputs.
 
+mod aliases;
 mod away;
 #[cfg(test)]
 mod faults;

@@ -177,10 +177,12 @@ impl Shard {
         }
     }
 
-    /// Another node has a session of the key, and has ended this one.
+    /// Another node has a session of the key, and has ended this one. The broker is told the end all the same: that news may
+    /// be from before the broker was lost, and the session have been taken up again since, if the other one was over by then.
     pub(super) fn on_session_replaced(&mut self, who: Who) {
         if let Some(key) = self.peers.find_session(&who.fingerprint, who.session) {
-            return self.lose_session(who, key);
+            self.lose_session(who, key);
+            return self.end_in_cluster(who);
         }
         // The word of it may be here before the reply to the registration.
         let is_it = |next: &mut Registering| next.session == who.session;
@@ -467,7 +469,7 @@ mod tests {
         scene.hear(Event::Replaced(who));
         assert_eq!(scene.closed, [(FIRST, CLOSE_REPLACED)]);
         assert!(!scene.shard.serves(peer, FIRST));
-        assert!(scene.commands.is_empty(), "the broker has ended it");
+        assert_eq!(ends(&scene.answer(Reply::Done)), who);
         assert_eq!(scene.permits.registered.now(), 0);
         scene.hear(Event::Replaced(who));
         assert_eq!(scene.closed.len(), 1);
