@@ -119,7 +119,7 @@ impl Peers {
     }
 
     /// The first peer at this place or a later one.
-    pub(super) fn from_place(&self, place: u32) -> Option<PeerKey> {
+    pub(super) fn first_from(&self, place: u32) -> Option<PeerKey> {
         let mut places = place as usize..self.records.capacity();
         places
             .find(|place| self.records.contains(*place))

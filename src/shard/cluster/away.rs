@@ -3,6 +3,8 @@
 //! Owns: the cached answers of the broker's directory for keys whose home is this shard, and the messages kept meanwhile.
 //! Never: sends anything; the event loop does.
 
+use std::collections::VecDeque;
+
 use ahash::RandomState;
 use hashbrown::HashMap;
 
@@ -39,7 +41,7 @@ struct Sought {
     command: CommandId,
     /// It came or went since that was asked: the answer may be older.
     changed: bool,
-    kept: Vec<Box<Held>>,
+    kept: VecDeque<Box<Held>>,
     bytes: usize,
 }
 
@@ -91,14 +93,14 @@ impl Away {
             return Ok(Some(held));
         };
         sought.bytes += size;
-        sought.kept.push(held);
+        sought.kept.push_back(held);
         Ok(None)
     }
 
     /// What was kept for a peer: nobody looks for it from here on.
-    fn release(&mut self, to: &Fingerprint) -> Vec<Box<Held>> {
+    fn release(&mut self, to: &Fingerprint) -> VecDeque<Box<Held>> {
         let Some(sought) = self.sought.remove(to) else {
-            return Vec::new();
+            return VecDeque::new();
         };
         self.kept_bytes -= sought.bytes;
         sought.kept
@@ -163,7 +165,7 @@ impl Shard {
             let sought = Sought {
                 command,
                 changed: false,
-                kept: vec![held],
+                kept: VecDeque::from([held]),
                 bytes,
             };
             cluster.away.sought.insert(fingerprint, sought);

@@ -193,7 +193,10 @@ impl Scene {
             total: 1,
             loops,
         };
-        let namespace = self.homes.namespace(namespace);
+        self.home_answers(asker, self.homes.namespace(namespace), answer);
+    }
+
+    pub(in crate::shard) fn home_answers(&mut self, asker: Asker, namespace: NamespaceId, answer: Answer) {
         self.shard.handle_mail(Mail::Answer {
             asker,
             namespace,

@@ -114,7 +114,7 @@ impl Shard {
             }
             let next = match resuming.again.pop_front() {
                 Some((key, session)) => Some((key, Some(session))),
-                None => self.peers.from_place(resuming.next).map(|key| (key, None)),
+                None => self.peers.first_from(resuming.next).map(|key| (key, None)),
             };
             match next {
                 Some((key, session)) => {
@@ -358,14 +358,7 @@ mod tests {
                 };
                 assert!(matches!(ask, Ask::Match { .. }));
                 let answer = Answer::Waiting;
-                hear_mail(
-                    &mut scene,
-                    Mail::Answer {
-                        asker,
-                        namespace,
-                        answer,
-                    },
-                );
+                scene.home_answers(asker, namespace, answer);
             }
         }
         scene.lose_broker();
@@ -491,14 +484,7 @@ mod tests {
                 true => scene.let_in(asker, &name, vec![(LoopId::new(0), 1)]),
                 false => {
                     let answer = Answer::Refused(Refusal::BrokerUnavailable);
-                    hear_mail(
-                        &mut scene,
-                        Mail::Answer {
-                            asker,
-                            namespace,
-                            answer,
-                        },
-                    );
+                    scene.home_answers(asker, namespace, answer);
                 }
             }
             let (resumed, _, namespaces) = resumes(&scene.answer(Reply::Registered { alias: Some(0) }));
@@ -591,14 +577,7 @@ mod tests {
                 continue;
             };
             let answer = Answer::Done;
-            hear_mail(
-                &mut scene,
-                Mail::Answer {
-                    asker,
-                    namespace,
-                    answer,
-                },
-            );
+            scene.home_answers(asker, namespace, answer);
         }
     }
 }
