@@ -122,7 +122,7 @@ impl Server {
         let wake = game_servers::wake(postbox.clone());
         let office = game_servers::prepare(config, &wake, &mut substitutes)?;
         let homes = Homes::new(loops as u16, rand::rng().random());
-        let mut broker = brokers::prepare(config, &homes, &postbox)?;
+        let mut broker = brokers::prepare(config, &homes, &postbox, &mut substitutes)?;
         let passages = (tables.per_loop && loops > 1).then(|| Passages::new(loops));
         let passages = passages.transpose().map_err(|error| failed("passages", &error))?;
 
@@ -152,7 +152,7 @@ impl Server {
         }
         let mut opened = None;
         let started = start::start(config, &plan, seats, || {
-            opened = broker.map(brokers::Prepared::open).transpose()?;
+            opened = broker.map(brokers::Prepared::open).transpose()?.flatten();
             office.map(Prospect::open).transpose()
         });
         let Running {

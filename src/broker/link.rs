@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
@@ -22,6 +23,8 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 pub(super) const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// Events that wait for a loop before a broker's thread waits for it.
 const EVENTS: usize = 8192;
+/// Messages that may wait for the broker besides: a queue of fixed length allocates nothing as it is used.
+const MESSAGES: usize = 16 * 1024;
 /// Emptied buffers that wait to be filled again.
 const SPARE: usize = 256;
 /// What a command counts in the queue, its texts aside.
@@ -78,6 +81,16 @@ impl Link {
         Ok(())
     }
 
+    /// Whether the node is up, as far as the broker's threads know: the loop is told a moment later.
+    pub fn is_up(&self) -> bool {
+        self.figures.is_up()
+    }
+
+    /// Whether the queue would take so many bytes now.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.figures.waiting() + bytes <= QUEUE_BYTES
+    }
+
     /// Hands over traffic. `bytes` is left empty, with room for more.
     ///
     /// # Errors
@@ -85,7 +98,13 @@ impl Link {
     pub fn publish(&mut self, to: Channel, bytes: &mut Vec<u8>) -> Result<(), Busy> {
         self.admit(bytes.len())?;
         let next = self.spare.try_recv().unwrap_or_default();
-        let _ = self.traffic.send((to, std::mem::replace(bytes, next)));
+        let sent = self.traffic.try_send((to, std::mem::replace(bytes, next)));
+        if let Err(TrySendError::Full((_, unsent))) = sent {
+            *bytes = unsent;
+            self.figures.give_back(bytes.len());
+            count(&self.figures.refused_full, 1);
+            return Err(Busy);
+        }
         Ok(())
     }
 
@@ -213,11 +232,45 @@ impl Queues {
     }
 }
 
+/// For those who stand in for the broker's threads.
+impl Queues {
+    /// Whether anything is taken: it is not before this was told.
+    pub fn set_up(&self, up: bool) {
+        self.figures.set_up(up);
+    }
+
+    /// Whether there is a command.
+    pub fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    /// The oldest command, waited for at most that long.
+    pub fn next_command(&self, wait: Duration) -> Option<Command> {
+        let command = self.commands.recv_timeout(wait).ok()?;
+        self.figures.give_back(weight(&command));
+        Some(command)
+    }
+
+    /// The oldest traffic, waited for at most that long. Its buffer is to be given back: see [`Queues::recycle`].
+    pub fn next_traffic(&self, wait: Duration) -> Option<(Channel, Vec<u8>)> {
+        let (to, bytes) = self.traffic.recv_timeout(wait).ok()?;
+        self.figures.give_back(bytes.len());
+        Some((to, bytes))
+    }
+
+    /// A buffer to be filled again by a loop.
+    pub fn recycle(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        // Full: there are enough of them.
+        let _ = self.spare.try_send(buffer);
+    }
+}
+
 /// Both ends: a link for each loop, and what the broker's threads have. `wakes` has one for each loop, in order;
 /// `traffic_max` bytes of traffic may wait for a loop.
 pub fn connect(homes: &Homes, wakes: Vec<Wake>, traffic_max: usize) -> (Vec<Link>, Queues, Routes) {
     let (commands, commands_end) = unbounded();
-    let (traffic, traffic_end) = unbounded();
+    let (traffic, traffic_end) = bounded(MESSAGES);
     let (spare, spare_end) = bounded(SPARE);
     let figures = Arc::new(Figures::default());
     let mut links = Vec::with_capacity(wakes.len());

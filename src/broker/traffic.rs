@@ -293,7 +293,11 @@ impl Incoming {
             count(&figures.refused_full, 1);
             return;
         }
-        let _ = self.queues.answers.send((Channel::Node(to), refusals));
+        let bytes = refusals.len();
+        if self.queues.answers.try_send((Channel::Node(to), refusals)).is_err() {
+            figures.give_back(bytes);
+            count(&figures.refused_full, 1);
+        }
     }
 }
 

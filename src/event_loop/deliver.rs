@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::connection::Phase;
-use super::peers::{Direct, Sender};
+use super::peers::Sender;
 use super::writing::Class;
 use super::{Delivery, EventLoop};
 use crate::codec::deflate::COMPRESS_FROM;
@@ -74,8 +74,11 @@ impl EventLoop {
             }
             Output::Deliver { conn, held } => self.deliver_held(conn, &held),
             Output::Resolved { peer, to, message } => self.on_resolved(peer, to, &message),
-            Output::Mail { to, mail } => self.mailbox.control(to, Delivery::Mail(mail)),
-            Output::Forward { .. } => {}
+            Output::Mail { to, mail } => match to.node() {
+                None => self.mailbox.control(to, Delivery::Mail(mail)),
+                Some(node) => self.mail_to_node(node, &mail),
+            },
+            Output::Forward { node, held } => self.forward_held(node, &held),
             Output::Command(command) => self.give_command(*command),
             Output::Resume(conn) => {
                 if let Some(slot) = self.registered_slot(conn) {
@@ -127,7 +130,12 @@ impl EventLoop {
             HeldKind::Direct(kind, _, _) => {
                 let sent = self.forward(conn, &held.from, &held.to, *kind, held.name.as_deref(), payload);
                 if let Err(refusal) = sent {
-                    self.shard.refuse(held.origin, held.from, held.session, refusal);
+                    let sender = Sender {
+                        fingerprint: held.from,
+                        session: held.session,
+                        origin: held.origin,
+                    };
+                    self.refuse(&sender, &held.to, refusal);
                 }
             }
             HeldKind::Broadcast(_) => {
@@ -242,24 +250,5 @@ impl EventLoop {
     pub(super) fn registered_slot(&self, conn: ConnId) -> Option<usize> {
         let slot = self.slot_of(conn)?;
         matches!(self.connections.get(slot)?.phase, Phase::Peer(_)).then_some(slot)
-    }
-
-    /// A direct message from another loop that must wait for a join.
-    pub(super) fn hold_from(&mut self, peer: crate::shard::PeerKey, mail: &crate::shard::DirectMail, bytes: &[u8]) {
-        let text = |range: &std::ops::Range<u32>| super::receive::text_of(bytes, range);
-        let direct = Direct {
-            kind: mail.kind,
-            about: mail.about.map(|about| (about, text(&mail.about_name))),
-            payload: mail.payload.as_ref().map(text),
-        };
-        let sender = Sender {
-            fingerprint: mail.from,
-            session: mail.session,
-            origin: mail.origin,
-        };
-        let shares = super::receive::namespaces_of(bytes, &mail.shares).collect();
-        if let Err(refusal) = self.hold_direct(peer, &sender, &mail.to, &direct, shares) {
-            self.shard.refuse(mail.origin, mail.from, mail.session, refusal);
-        }
     }
 }

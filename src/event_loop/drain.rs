@@ -2,7 +2,8 @@
 //!
 //! Owns: the order of a drain. Listeners close first; sessions end without `peer_left`, because all peers of the node go;
 //! 1001 goes to a thousand connections a turn; the loop leaves when its connections have closed or the time is over, and
-//! only when all loops have, because until then another may still post to it.
+//! only when all loops have, because until then another may still post to it. Nothing is told to the broker: when the loops
+//! have ended the lease is given back, and with that all that this node had is over for the others.
 //! Never: decides when to stop.
 
 use std::sync::atomic::Ordering;

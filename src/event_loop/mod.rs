@@ -61,7 +61,7 @@ pub use seekers::SeekerSettings;
 use crate::broker::Link;
 use crate::codec::deflate::{Deflater, Inflater};
 use crate::dialect::peer::IceServers;
-use crate::ids::{ConnId, LoopId};
+use crate::ids::{ConnId, Fingerprint, LoopId, NodeNo};
 use crate::mailbox::Mailbox;
 use crate::metrics::{Board, Counters};
 use crate::shard::punch::{self, Punch};
@@ -94,6 +94,8 @@ pub enum Delivery {
     Admitted(addresses::Admitted),
     /// What became of a connection that was admitted.
     AddressChanged(addresses::AddressChanged),
+    /// To a key's home: a message came back from that node, because the peer is not there.
+    RouteFailed(Fingerprint, NodeNo),
     /// To and from the desk of the matchmaker web service.
     Desk(Box<office::Mail>),
     /// The namespaces at home, please.
@@ -443,6 +445,7 @@ impl EventLoop {
             self.drain_step();
             self.flush_all();
             self.flush_datagrams();
+            self.flush_nodes();
             self.pushed = self.mailbox.push();
             self.end_turn();
             if self.is_finished() {
@@ -493,7 +496,7 @@ impl EventLoop {
         if (readable || self.is_draining_actively()) && !stuck {
             return Some(Duration::ZERO);
         }
-        if !self.pushed || !self.held_up.is_empty() {
+        if !self.pushed || !self.held_up.is_empty() || self.nodes_are_stuck() {
             return Some(Duration::from_millis(1));
         }
         let now_ms = self.clock.now_ms;

@@ -23,6 +23,29 @@ pub(super) struct Direct<'a> {
     pub(super) payload: Option<&'a str>,
 }
 
+impl Direct<'_> {
+    /// The same, with the namespace that it names only if that may be told.
+    fn told(&self, about: bool) -> Self {
+        Self {
+            about: self.about.filter(|_| about),
+            ..*self
+        }
+    }
+
+    /// As what waits.
+    pub(super) fn held(&self, sender: &Sender, to: &Fingerprint, shares: Box<[NamespaceId]>) -> Box<Held> {
+        Box::new(Held {
+            what: HeldKind::Direct(self.kind, shares, self.about.map(|(id, _)| id)),
+            from: sender.fingerprint,
+            session: sender.session,
+            origin: sender.origin,
+            to: *to,
+            name: self.about.map(|(_, name)| name.into()),
+            payload: self.payload.map(Into::into),
+        })
+    }
+}
+
 /// Who sent something.
 #[derive(Clone, Copy)]
 pub(super) struct Sender {
@@ -128,6 +151,10 @@ impl EventLoop {
                 if let Err(refusal) = self.send_direct(from, to, &Direct { kind, about, payload }) {
                     self.refuse_sender(slot, refusal);
                 }
+                if self.neighbours.is_some() {
+                    // It may wait for an answer of the broker, which is to be asked.
+                    self.drain_outputs();
+                }
             }
             Target::Alias(alias) => {
                 let message = Unresolved {
@@ -184,7 +211,11 @@ impl EventLoop {
                 self.hold_direct(peer, &sender, to, direct, shares)
             }
             Route::Loop { to: target_loop, about } => self.mail_direct(from, &sender, target_loop, to, about, direct),
-            Route::Away { .. } | Route::Ask { .. } => Err(Refusal::PeerNotFound),
+            Route::Away { node, about } => self.send_away(node, from, &sender, to, &direct.told(about)),
+            Route::Ask { about } => {
+                let shares = self.shard.shares(from).collect();
+                self.keep_direct(&sender, to, &direct.told(about), shares)
+            }
             Route::Refused(refusal) => Err(refusal),
         }
     }
@@ -240,16 +271,7 @@ impl EventLoop {
         direct: &Direct<'_>,
         shares: Box<[NamespaceId]>,
     ) -> Result<(), Refusal> {
-        let held = Held {
-            what: HeldKind::Direct(direct.kind, shares, direct.about.map(|(id, _)| id)),
-            from: sender.fingerprint,
-            session: sender.session,
-            origin: sender.origin,
-            to: *to,
-            name: direct.about.map(|(_, name)| name.into()),
-            payload: direct.payload.map(Into::into),
-        };
-        self.shard.hold(peer, Box::new(held))
+        self.shard.hold(peer, direct.held(sender, to, shares))
     }
 
     fn mail_direct(
@@ -310,20 +332,35 @@ impl EventLoop {
         };
         self.note_excluded(exclude);
         let excluded = std::mem::take(&mut self.scratch.exclude);
+        let (mut lost, name) = (false, name.raw());
         let (refused, unsent) = if self.unsent > self.settings.output_bytes_max {
             (broadcast.members, u32::MAX)
         } else {
-            let here = self.fan_out(namespace, &sender, name.raw(), payload, &excluded);
-            let (elsewhere, unsent) = self.mail_fan_out(&broadcast, namespace, &sender, name.raw(), payload, &excluded);
-            (here + elsewhere, unsent)
+            let here = self.fan_out(namespace, &sender, name, payload, &excluded);
+            let (elsewhere, unsent) = self.mail_fan_out(&broadcast, namespace, &sender, name, payload, &excluded);
+            let away;
+            (away, lost) = self.broadcast_away(namespace, &sender, name, payload);
+            (here + elsewhere + away, unsent)
         };
         self.scratch.exclude = excluded;
         self.shard.finish_broadcast(from, &broadcast, refused, unsent);
+        if lost {
+            self.tell_broker_lost(slot);
+        }
         self.drain_outputs();
     }
 
+    /// A broadcast went only to members on this node: its sender is told so, but not each time.
+    fn tell_broker_lost(&mut self, slot: usize) {
+        let conn = self.connections.get(slot).map(|connection| connection.id(slot));
+        let neighbours = self.neighbours.as_mut().zip(conn);
+        if neighbours.is_some_and(|(neighbours, conn)| neighbours.may_tell(conn, self.clock.now_ms)) {
+            self.tell_refusal(slot, Refusal::BrokerUnavailable);
+        }
+    }
+
     /// Fills the scratch list with the ascending hashes of those whom a broadcast leaves out.
-    fn note_excluded(&mut self, exclude: Option<&str>) {
+    pub(super) fn note_excluded(&mut self, exclude: Option<&str>) {
         let (hashes, homes) = (&mut self.scratch.exclude, self.shard.homes());
         hashes.clear();
         let Some(exclude) = exclude else { return };
@@ -435,7 +472,7 @@ impl EventLoop {
         self.tell_refusal(slot, refusal);
     }
 
-    fn count_refused(&mut self, refusal: Refusal) {
+    pub(super) fn count_refused(&mut self, refusal: Refusal) {
         match refusal {
             Refusal::NoSharedNamespace => self.counters.count(Metric::RefusedForbidden),
             Refusal::PeerNotFound => self.counters.count(Metric::RefusedNotFound),

@@ -5,11 +5,10 @@
 
 use std::ops::Range;
 
-use super::peers::Sender;
+use super::peers::{Direct, Sender};
 use super::{Delivery, EventLoop, MAIL_BATCH};
 use crate::ids::NamespaceId;
-use crate::message::Refusal;
-use crate::shard::{DirectMail, FanOutMail, Route};
+use crate::shard::{DirectMail, FanOutMail, Held, Route};
 
 impl EventLoop {
     pub(super) fn receive_mail(&mut self) {
@@ -38,6 +37,7 @@ impl EventLoop {
             Delivery::Admit(ask) => self.on_admit(ask),
             Delivery::Admitted(answer) => self.on_admitted(answer),
             Delivery::AddressChanged(change) => self.addresses.change(&change),
+            Delivery::RouteFailed(target, node) => self.shard.route_failed(&target, node),
             Delivery::Desk(mail) => self.on_desk_mail(*mail),
             Delivery::StatsAsked(asked) => self.on_stats_asked(asked),
             Delivery::StatsAnswered(answered) => self.on_stats_answered(answered),
@@ -54,9 +54,10 @@ impl EventLoop {
                 let payload = mail.payload.as_ref().map(|payload| text_of(bytes, payload));
                 self.forward(conn, &mail.from, &mail.to, mail.kind, name, payload).err()
             }
-            Route::Hold { peer } => return self.hold_from(peer, mail, bytes),
+            Route::Hold { peer } => self.shard.hold(peer, held_of(mail, bytes, true)).err(),
+            Route::Away { node, about } => self.pass_away(node, mail, about, bytes).err(),
+            Route::Ask { about } => self.shard.keep(held_of(mail, bytes, about)).err(),
             Route::Refused(refusal) => Some(refusal),
-            Route::Away { .. } | Route::Ask { .. } => Some(Refusal::PeerNotFound),
             // A key's home is arithmetic: every loop computes the same one.
             Route::Loop { .. } => None,
         };
@@ -90,6 +91,24 @@ impl EventLoop {
         self.scratch.exclude = exclude;
         self.shard.answer_fan_out(mail, refused);
     }
+}
+
+/// A direct message from another loop that must wait; with the namespace that it names only if `about`.
+fn held_of(mail: &DirectMail, bytes: &[u8], about: bool) -> Box<Held> {
+    let direct = Direct {
+        kind: mail.kind,
+        about: mail
+            .about
+            .filter(|_| about)
+            .map(|id| (id, text_of(bytes, &mail.about_name))),
+        payload: mail.payload.as_ref().map(|payload| text_of(bytes, payload)),
+    };
+    let sender = Sender {
+        fingerprint: mail.from,
+        session: mail.session,
+        origin: mail.origin,
+    };
+    direct.held(&sender, &mail.to, namespaces_of(bytes, &mail.shares).collect())
 }
 
 /// The text at a place in a batch's bytes.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 
-use super::{StartError, failed};
+use super::{StartError, Substitutes, failed};
 use crate::broker::redis::{Address, Redis, RedisOptions, Tls};
 use crate::broker::{self, Engine, Link, NodeId, Nodes, Options, Queues, Routes, Times};
 use crate::config::{BrokerType, Config};
@@ -25,6 +25,12 @@ pub(super) struct Prepared {
     pub(super) links: Vec<Link>,
     /// The nodes share one state.
     pub(super) cluster_state: bool,
+    /// None: a test is the broker.
+    threads: Option<Threads>,
+}
+
+/// What the threads are made of.
+struct Threads {
     engine: Arc<dyn Engine>,
     /// What and where it is, for the log.
     place: String,
@@ -46,7 +52,17 @@ pub(super) fn prepare(
     config: &Config,
     homes: &Homes,
     postbox: &Arc<Postbox<Delivery>>,
+    substitutes: &mut Substitutes,
 ) -> Result<Option<Prepared>, StartError> {
+    if let Some(be_broker) = substitutes.broker.take() {
+        let (links, queues, routes) = connect(config, &homes.clone().in_cluster(), postbox);
+        be_broker(queues, routes);
+        return Ok(Some(Prepared {
+            links,
+            cluster_state: true,
+            threads: None,
+        }));
+    }
     let nodes = Arc::new(Nodes::new(NodeId::from_bytes(rand::rng().random())));
     let cluster_state = config.cluster_state;
     let (engine, place): (Arc<dyn Engine>, _) = match config.broker_type {
@@ -62,17 +78,24 @@ pub(super) fn prepare(
         true => homes.clone().in_cluster(),
         false => homes.clone(),
     };
-    let wakes = (0..homes.loops()).map(|index| wake(postbox.clone(), LoopId::new(index as u16)));
-    let (links, queues, routes) = broker::connect(&homes, wakes.collect(), config.mail_bytes);
-    Ok(Some(Prepared {
-        links,
-        cluster_state,
+    let (links, queues, routes) = connect(config, &homes, postbox);
+    let threads = Threads {
         engine,
         place,
         nodes,
         queues,
         routes,
+    };
+    Ok(Some(Prepared {
+        links,
+        cluster_state,
+        threads: Some(threads),
     }))
+}
+
+fn connect(config: &Config, homes: &Homes, postbox: &Arc<Postbox<Delivery>>) -> (Vec<Link>, Queues, Routes) {
+    let wakes = (0..homes.loops()).map(|index| wake(postbox.clone(), LoopId::new(index as u16)));
+    broker::connect(homes, wakes.collect(), config.mail_bytes)
 }
 
 fn redis_options(config: &Config) -> Result<RedisOptions, StartError> {
@@ -90,26 +113,27 @@ fn redis_options(config: &Config) -> Result<RedisOptions, StartError> {
 }
 
 impl Prepared {
-    /// Starts the threads, when all loops have their descriptor tables: see `tables`.
+    /// Starts the threads, if there are any, when all loops have their descriptor tables: see `tables`.
     ///
     /// # Errors
     /// A thread cannot be started, or the broker cannot be reached.
-    pub(super) fn open(self) -> Result<Broker, StartError> {
+    pub(super) fn open(self) -> Result<Option<Broker>, StartError> {
+        let Some(threads) = self.threads else { return Ok(None) };
         let options = Options {
             cluster_state: self.cluster_state,
             times: Times::default(),
         };
-        let node = self.nodes.own();
-        let running = broker::start(self.engine, options, self.nodes, self.queues, self.routes);
+        let node = threads.nodes.own();
+        let running = broker::start(threads.engine, options, threads.nodes, threads.queues, threads.routes);
         let broker = Broker {
             running: running.map_err(|error| failed("thread", &error))?,
         };
         if let Err(reason) = broker.running.wait_up(REACHED_WITHIN) {
             broker.stop();
-            return Err(StartError(format!("{}: cannot be reached: {reason}", self.place)));
+            return Err(StartError(format!("{}: cannot be reached: {reason}", threads.place)));
         }
-        tracing::info!(%node, broker = self.place, cluster_state = self.cluster_state, "one of several nodes");
-        Ok(broker)
+        tracing::info!(%node, broker = threads.place, cluster_state = self.cluster_state, "one of several nodes");
+        Ok(Some(broker))
     }
 }
 

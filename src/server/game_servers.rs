@@ -9,6 +9,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 
 use super::StartError;
+use crate::broker::{Queues, Routes};
 use crate::codec::connect_token::{Layout, PrivateKey};
 use crate::config::{Config, EdgegapMode, Provider, TokenLayout};
 use crate::event_loop::{Office, SeekerSettings, Settings};
@@ -24,6 +25,9 @@ type MakeProvider = Box<dyn FnOnce(&Wake) -> Box<dyn GameServerProvider>>;
 /// Makes a register that wakes the desk's loop with this.
 type MakeRegistry = Box<dyn FnOnce(&Wake) -> Box<dyn Registry>>;
 
+/// Takes what the broker's threads have: what the loops hand over, and the way to them.
+type BeBroker = Box<dyn FnOnce(Queues, Routes)>;
+
 /// Parts in place of the server's own, for tests.
 #[derive(Default)]
 pub struct Substitutes {
@@ -33,6 +37,8 @@ pub struct Substitutes {
     pub registry: Option<MakeRegistry>,
     /// How long a client may take to say what it seeks.
     pub first_message: Option<Duration>,
+    /// Who is the broker: takes the other ends of the loops' links, before the loops start.
+    pub broker: Option<BeBroker>,
 }
 
 impl Substitutes {

@@ -128,6 +128,11 @@ impl Shard {
         loops.iter().copied()
     }
 
+    /// Whether this loop serves members of the namespace, or such who are about to be.
+    pub fn is_served(&self, namespace: NamespaceId) -> bool {
+        self.locals.get(namespace).is_some()
+    }
+
     /// Appends the receivers on this loop to `targets`: every member but the sender and the excluded (`exclude` holds
     /// ascending hashes of fingerprints and aliases, see [`crate::ids::Homes`]).
     pub fn broadcast_targets(

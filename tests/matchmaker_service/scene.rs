@@ -72,6 +72,7 @@ impl Service {
                 Box::new(ToldRegistry(at_registry, inbox))
             })),
             first_message,
+            ..Substitutes::default()
         };
         let server = Server::start_with(&config, Kind::Peers, substitutes).unwrap();
         Self {

@@ -13,7 +13,7 @@ mod request;
 
 pub use ice::{IceServers, Own, TurnSecret, push_ice_servers};
 pub use info::read_peer_info;
-pub use parse::{Incoming, Target, excluded, parse, parse_register};
+pub use parse::{Incoming, Target, exclude_of, excluded, parse, parse_register};
 pub use render::{
     Forward, broadcast_len, forward_len, push_broadcast, push_error, push_event, push_forward, push_peer_info,
     push_pong,

@@ -146,6 +146,12 @@ fn broadcast(payload: &str) -> Result<Incoming<'_>, Refusal> {
     })
 }
 
+/// Whom the payload of a broadcast leaves out that another node has accepted: the array, for [`excluded`].
+pub fn exclude_of(payload: &str) -> Option<&str> {
+    let [exclude] = json::members(payload, &["exclude"])?;
+    exclude
+}
+
 /// Calls `each` with every entry of the array in [`Incoming::Broadcast`]: fingerprints and aliases.
 ///
 /// An entry that no text can hold (a lone surrogate) is nobody and left out.
