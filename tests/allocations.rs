@@ -12,10 +12,15 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
+use peer_server::broker::{Queues, Routes};
+use peer_server::codec::node_traffic::{self, Direct, Kind};
 use peer_server::config::Config;
-use peer_server::server::{Server, Service};
+use peer_server::ids::{Fingerprint, NodeNo};
+use peer_server::message::cluster::{Change, Command, Event, Member, Reply, Roster, What};
+use peer_server::server::{Server, Service, Substitutes};
 use serde_json::{Value, json};
 
 #[test]
@@ -52,7 +57,47 @@ fn steady_traffic_allocates_nothing() {
         });
         drop(peers);
         server.stop();
+        other_nodes(loops);
     }
+}
+
+/// Signals to peers of another node, whose place is known, and from them. The other node and the broker are this test's thread.
+fn other_nodes(loops: usize) {
+    let mut node = Node::start(loops);
+    let (targets, mut peers) = (node.targets(), node.lobby());
+    let message = |target: &Fingerprint, bytes: usize| {
+        let target = String::from_utf8(target.hex().to_vec()).unwrap();
+        json!({"type": "signal", "to": target, "payload": text(bytes)}).to_string()
+    };
+    let messages: Vec<[String; 2]> = targets
+        .iter()
+        .map(|target| [message(target, 250), message(target, LARGEST)])
+        .collect();
+    let sent = 2 * peers.len() * targets.len();
+    let all_to_all = |node: &mut Node, peers: &mut [Peer]| {
+        for peer in peers {
+            for [small, large] in &messages {
+                peer.send(&[small, large]);
+            }
+        }
+        node.expect_sent(sent);
+    };
+    // Where they are is asked once.
+    all_to_all(&mut node, &mut peers);
+    assert_allocates_nothing(&format!("signals to another node, {loops} loops"), 20, |_| {
+        all_to_all(&mut node, &mut peers);
+    });
+    let payload = json!(text(250)).to_string();
+    assert_allocates_nothing(&format!("signals from another node, {loops} loops"), 20, |_| {
+        for peer in &mut peers {
+            for from in &targets {
+                node.sends(from, &peer.fingerprint, &payload);
+            }
+            targets.iter().for_each(|_| drop(peer.expect("signal")));
+        }
+    });
+    drop(peers);
+    node.server.stop();
 }
 
 /// With two loops the homes of keys are drawn at random for each process: all pairs of so many peers contain pairs on one
@@ -213,6 +258,139 @@ fn assert_allocates_at_most(in_a_round: u64, what: &str, rounds: usize, mut roun
     );
 }
 
+/// A server whose broker is this test's thread.
+struct Node {
+    server: Server,
+    queues: Queues,
+    routes: Routes,
+    roster: Roster,
+}
+
+/// Where everybody is who is not here.
+const ELSEWHERE: NodeNo = NodeNo::new(1).unwrap();
+const AWAY: usize = 8;
+
+impl Node {
+    fn start(loops: usize) -> Self {
+        let (ends, taken) = mpsc::channel();
+        let substitutes = Substitutes {
+            broker: Some(Box::new(move |queues, routes| ends.send((queues, routes)).unwrap())),
+            ..Substitutes::default()
+        };
+        let server = Server::start_with(&config(loops), Service::Peers, substitutes).unwrap();
+        let (queues, routes) = taken.recv().unwrap();
+        queues.set_up(true);
+        routes.tell_all(&Event::Up);
+        // The page is gathered from all loops, so all of them have heard of it then.
+        let mut page = TcpStream::connect(server.addresses()[0]).unwrap();
+        page.write_all(b"GET /stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        page.read_to_end(&mut Vec::new()).unwrap();
+        // How many messages a loop makes before it gets a buffer back is a matter of chance.
+        (0..200).for_each(|_| queues.recycle(Vec::with_capacity(1 << 17)));
+        Self {
+            server,
+            queues,
+            routes,
+            roster: Roster::default(),
+        }
+    }
+
+    fn targets(&self) -> Vec<Fingerprint> {
+        (0..AWAY)
+            .map(|number| Fingerprint::of_key(&format!("away {number}")))
+            .collect()
+    }
+
+    /// Peers in one namespace; the answers that they wait for are given here.
+    fn lobby(&mut self) -> Vec<Peer> {
+        let mut peers: Vec<Peer> = (0..TALKERS)
+            .map(|_| Peer::connect(self.server.addresses()[0]))
+            .collect();
+        for (number, peer) in peers.iter_mut().enumerate() {
+            peer.send(&[&json!({"type": "register", "payload": {"public_key": format!("key {number}")}}).to_string()]);
+            self.answer();
+            let registered: Value = serde_json::from_slice(&peer.expect("registered")).unwrap();
+            peer.fingerprint = registered["from"].as_str().unwrap().to_owned();
+            peer.send(&[&request("join")]);
+            self.answer();
+            peer.expect("peer_list");
+        }
+        peers
+    }
+
+    fn answer(&mut self) {
+        let Command { id, what } = self.queues.next_command(WITHIN).unwrap();
+        let reply = match what {
+            What::Register { .. } => Reply::Registered { alias: Some(0) },
+            What::Find { .. } => Reply::Found(Some(ELSEWHERE)),
+            What::Join {
+                who,
+                namespace,
+                info,
+                roster,
+                ..
+            } => {
+                let session = who.session;
+                let member = Member {
+                    node: None,
+                    session,
+                    info,
+                };
+                self.roster.version += 1;
+                self.roster.members.push(member.clone());
+                let version = self.roster.version;
+                let change = Change::Joined { member, room: None };
+                let event = Event::Changed {
+                    namespace,
+                    version,
+                    change,
+                };
+                self.routes.tell(self.routes.homes().of_namespace(namespace), event);
+                let roster = roster.then(|| Box::new(self.roster.clone()));
+                Reply::Joined { version, roster }
+            }
+            other => panic!("{other:?}"),
+        };
+        self.routes.tell(id.loop_id(), Event::Replied { id, reply });
+    }
+
+    /// Takes so many frames off the queue.
+    fn expect_sent(&mut self, frames: usize) {
+        let (mut seen, deadline) = (0, Instant::now() + WITHIN);
+        while seen < frames {
+            if let Some((_, bytes)) = self.queues.next_traffic(Duration::from_millis(1)) {
+                seen += node_traffic::split(&bytes).count();
+                self.queues.recycle(bytes);
+            } else if self.queues.has_commands() {
+                self.answer();
+            }
+            assert!(Instant::now() < deadline, "{seen} of {frames} frames were sent");
+        }
+        assert_eq!(seen, frames);
+    }
+
+    fn sends(&self, from: &Fingerprint, to: &str, payload: &str) {
+        let to = Fingerprint::parse(to).unwrap();
+        let direct = Direct {
+            kind: Kind::Signal,
+            to: to.as_bytes(),
+            from: from.as_bytes(),
+            session: 1,
+            about: None,
+            payload: Some(payload),
+        };
+        let mut frames = Vec::new();
+        let homes = self.routes.homes();
+        let lobby = homes.namespace("lobby").to_bytes();
+        node_traffic::push_direct(&mut frames, &direct, std::iter::once(lobby));
+        let from = ELSEWHERE;
+        self.routes
+            .pass(homes.of_fingerprint(&to), Event::Traffic { from, frames })
+            .unwrap();
+    }
+}
+
 /// So many peers, all in one namespace, each of which has heard everything so far.
 fn lobby(server: SocketAddr, members: usize) -> Vec<Peer> {
     let mut peers: Vec<Peer> = (0..members).map(|_| Peer::connect(server)).collect();
@@ -232,6 +410,7 @@ fn lobby(server: SocketAddr, members: usize) -> Vec<Peer> {
     peers
 }
 
+const WITHIN: Duration = Duration::from_secs(20);
 const CLIENT_PING: &str = r#"{"type":"ping"}"#;
 const TEXT: u8 = 1;
 const PING: u8 = 9;
