@@ -123,12 +123,16 @@ impl Server {
         let office = game_servers::prepare(config, &wake, &mut substitutes)?;
         let homes = Homes::new(loops as u16, rand::rng().random());
         let mut broker = brokers::prepare(config, &homes, &postbox, &mut substitutes)?;
+        let settings = Settings {
+            fleet: broker.as_ref().map(|broker| broker.fleet(config)),
+            ..settings(config, service, loops)
+        };
         let passages = (tables.per_loop && loops > 1).then(|| Passages::new(loops));
         let passages = passages.transpose().map_err(|error| failed("passages", &error))?;
 
         let plan = Plan {
             tls,
-            settings: Arc::new(substitutes.alter(settings(config, service, loops))),
+            settings: Arc::new(substitutes.alter(settings)),
             shared: Shared {
                 permits: Arc::new(Permits::default()),
                 board: Board::new(loops),
@@ -433,6 +437,7 @@ fn settings(config: &Config, service: Service, loops: usize) -> Settings {
         },
         ice: ice_servers(config),
         seekers: game_servers::seekers(config),
+        fleet: None,
     }
 }
 

@@ -306,6 +306,7 @@ impl World {
         let at = self.conns[&conn].at;
         let message = Unresolved {
             kind: DirectKind::Relay,
+            alias: "".into(),
             about_name: None,
             about: None,
             payload: Some("1".into()),

@@ -27,6 +27,7 @@ pub struct Figures {
     pub(super) unheard: AtomicU64,
     pub(super) gaps: AtomicU64,
     pub(super) strange: AtomicU64,
+    pub(super) foreign: AtomicU64,
     pub(super) refused_full: AtomicU64,
     pub(super) refused_down: AtomicU64,
     pub(super) refused_behind: AtomicU64,
@@ -65,6 +66,8 @@ pub struct Readings {
     pub gaps: u64,
     /// Messages of other nodes that made no sense.
     pub strange: u64,
+    /// Messages of nodes of another implementation; where nodes share their state, of any that do not.
+    pub foreign: u64,
     /// Commands and traffic that were refused because too much waited.
     pub refused_full: u64,
     /// Commands and traffic that were refused because the node was down.
@@ -100,6 +103,7 @@ impl Default for Figures {
             unheard: AtomicU64::default(),
             gaps: AtomicU64::default(),
             strange: AtomicU64::default(),
+            foreign: AtomicU64::default(),
             refused_full: AtomicU64::default(),
             refused_down: AtomicU64::default(),
             refused_behind: AtomicU64::default(),
@@ -130,6 +134,7 @@ impl Figures {
             unheard: of(&self.unheard),
             gaps: of(&self.gaps),
             strange: of(&self.strange),
+            foreign: of(&self.foreign),
             refused_full: of(&self.refused_full),
             refused_down: of(&self.refused_down),
             refused_behind: of(&self.refused_behind),

@@ -134,8 +134,9 @@ impl Link {
     /// The oldest event.
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = self.events.try_recv().ok()?;
-        if let Event::Traffic { frames, .. } = &event {
-            self.unread.fetch_sub(frames.len(), Ordering::Relaxed);
+        let bytes = event.traffic_bytes();
+        if bytes > 0 {
+            self.unread.fetch_sub(bytes, Ordering::Relaxed);
         }
         Some(event)
     }
@@ -197,10 +198,7 @@ impl Routes {
         let Some(way) = self.loops.get(loop_id.index()) else {
             return Ok(());
         };
-        let bytes = match &event {
-            Event::Traffic { frames, .. } => frames.len(),
-            _ => 0,
-        };
+        let bytes = event.traffic_bytes();
         if way.unread.load(Ordering::Relaxed) + bytes > self.traffic_max {
             return Err(Busy);
         }

@@ -11,6 +11,7 @@ mod figures;
 mod link;
 pub mod nats;
 mod nodes;
+mod plain;
 pub mod redis;
 mod run;
 mod session;

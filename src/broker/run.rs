@@ -151,7 +151,7 @@ pub fn start(
     let inboxes = hire.worker(Part::Inbox, move |session, inbox| {
         workers::read(session, inbox, times.listen, &own_routes)
     })?;
-    let mut incoming = Incoming::new(nodes.clone(), routes.clone(), queues.clone());
+    let mut incoming = Incoming::new(nodes.clone(), routes.clone(), queues.clone(), cluster_state);
     let subscribers = hire.worker(Part::Subscriber, move |session, subscriber| {
         incoming.hear(session, subscriber, times.listen)
     })?;

@@ -11,6 +11,7 @@ use crossbeam_channel::select;
 
 use super::figures::count;
 use super::link::{Busy, Queues};
+use super::plain::PlainEar;
 use super::session::Session;
 use super::{Channel, Epoch, NodeId, Nodes, Publisher, Routes, Subscriber, Trouble};
 use crate::codec::node_traffic::{self, Frame, Head, Home, Reason, Refused};
@@ -198,16 +199,20 @@ pub(super) struct Incoming {
     nodes: Arc<Nodes>,
     routes: Routes,
     queues: Queues,
+    /// What hears the channels of section 9.
+    plain: PlainEar,
     /// The number of the last message that each node sent.
     last: HashMap<NodeNo, u64>,
 }
 
 impl Incoming {
-    pub(super) fn new(nodes: Arc<Nodes>, routes: Routes, queues: Queues) -> Self {
+    pub(super) fn new(nodes: Arc<Nodes>, routes: Routes, queues: Queues, cluster_state: bool) -> Self {
+        let plain = PlainEar::new(nodes.own(), routes.clone(), queues.clone(), cluster_state);
         Self {
             nodes,
             routes,
             queues,
+            plain,
             last: HashMap::new(),
         }
     }
@@ -243,12 +248,9 @@ impl Incoming {
                     count(&self.queues.figures.strange, 1);
                 }
             }
-            Some(channel) => self.on_plain(channel, bytes),
+            Some(channel) => self.plain.hear(channel, bytes),
         }
     }
-
-    /// A message of section 9.
-    fn on_plain(&mut self, _channel: Channel, _bytes: &[u8]) {}
 
     /// A message for this node; None: it makes no sense, or was overtaken by a later one.
     fn on_message(&mut self, message: &[u8]) -> Option<()> {

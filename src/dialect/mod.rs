@@ -5,6 +5,7 @@
 
 pub mod bevygap;
 pub mod demultiplexer;
+pub mod fleet;
 pub mod matchmaker;
 pub mod natpunch;
 pub mod peer;

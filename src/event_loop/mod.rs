@@ -29,6 +29,7 @@ mod opening;
 mod outgoing;
 pub mod passage;
 mod peers;
+pub mod plain;
 mod presence;
 mod reading;
 mod receive;
@@ -84,6 +85,10 @@ pub enum Delivery {
     Direct(crate::shard::DirectMail),
     /// A broadcast.
     FanOut(crate::shard::FanOutMail),
+    /// A signal or relay comes back: its target is not on this node.
+    Returned(crate::shard::DirectMail),
+    /// A signal or relay from another node for the holder of an alias.
+    Plain(Box<plain::Resolved>),
     /// What the punch states of two loops tell each other.
     Punch(Box<punch::Mail>),
     /// A connection that moves to the home of its key.
@@ -168,6 +173,8 @@ pub struct Settings {
     pub ice: IceServers,
     /// How the matchmaker web service is served, if it is.
     pub seekers: Option<SeekerSettings>,
+    /// How this node speaks with others, if there are any.
+    pub fleet: Option<plain::FleetSettings>,
 }
 
 /// What all loops share.
@@ -271,6 +278,7 @@ pub struct EventLoop {
     punch: Punch,
     office: Option<office::Staff>,
     neighbours: Option<nodes::Neighbours>,
+    fleet: Option<plain::Fleet>,
     datagrams: Datagrams,
     mailbox: Mailbox<Delivery>,
     tls: Option<Arc<ServerConfig>>,
@@ -356,6 +364,7 @@ impl EventLoop {
         let datagrams = Datagrams::new(sockets, served, shard.homes(), poll.registry(), FIRST_SOCKET)?;
         let clock = Clock::new();
         let window = Window::new(shard.homes());
+        let fleet = settings.fleet.as_ref().map(plain::Fleet::new);
         let scratch = Scratch {
             input: vec![0; READ_BUDGET],
             cipher: vec![0; READ_BUDGET],
@@ -375,6 +384,7 @@ impl EventLoop {
             punch,
             office: None,
             neighbours: link.map(nodes::Neighbours::new),
+            fleet,
             datagrams,
             mailbox,
             tls,
@@ -440,6 +450,7 @@ impl EventLoop {
             self.expire_timers();
             self.expire_punch();
             self.expire_desk();
+            self.expire_plain();
             self.flush_window();
             self.begin_gather();
             self.drain_step();
@@ -517,6 +528,7 @@ impl EventLoop {
             self.window.due_ms(),
             self.punch.poll_timeout(),
             desk_due,
+            self.plain_due_ms(),
         ];
         for due_ms in due.into_iter().flatten() {
             no_later(due_ms);

@@ -159,6 +159,7 @@ impl EventLoop {
             Target::Alias(alias) => {
                 let message = Unresolved {
                     kind,
+                    alias: alias.as_ref().into(),
                     about: about.map(|(id, _)| id),
                     about_name: about.map(|(_, name)| name.into()),
                     payload: payload.map(Into::into),
@@ -184,7 +185,10 @@ impl EventLoop {
             about,
             payload: message.payload.as_deref(),
         };
-        let sent = to.and_then(|to| self.send_direct(from, &to, &direct));
+        let sent = match to {
+            Ok(to) => self.send_direct(from, &to, &direct),
+            Err(refusal) => self.unresolved_here(from, message, refusal),
+        };
         if let Err(refusal) = sent {
             self.count_refused(refusal);
             self.shard.tell_refusal(from, refusal);
@@ -216,7 +220,7 @@ impl EventLoop {
                 let shares = self.shard.shares(from).collect();
                 self.keep_direct(&sender, to, &direct.told(about), shares)
             }
-            Route::Refused(refusal) => Err(refusal),
+            Route::Refused(refusal) => self.refused_here(from, &sender, to, direct, refusal),
         }
     }
 
@@ -344,6 +348,7 @@ impl EventLoop {
         };
         self.scratch.exclude = excluded;
         self.shard.finish_broadcast(from, &broadcast, refused, unsent);
+        lost |= self.publish_broadcast(&sender, name, payload).is_err();
         if lost {
             self.tell_broker_lost(slot);
         }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::peers::{Direct, Sender};
 use super::{Delivery, EventLoop, MAIL_BATCH};
 use crate::ids::NamespaceId;
+use crate::message::Refusal;
 use crate::shard::{DirectMail, FanOutMail, Held, Route};
 
 impl EventLoop {
@@ -29,6 +30,8 @@ impl EventLoop {
             Delivery::Mail(mail) => self.shard.handle_mail(mail),
             Delivery::Direct(mail) => self.receive_direct(&mail, bytes),
             Delivery::FanOut(mail) => self.receive_fan_out(&mail, bytes),
+            Delivery::Returned(mail) => self.on_returned(&mail, bytes),
+            Delivery::Plain(resolved) => self.on_plain_resolved(&resolved),
             Delivery::Punch(mail) => {
                 self.punch.handle_mail(*mail, self.clock.now_ms);
                 self.drain_punch();
@@ -57,6 +60,7 @@ impl EventLoop {
             Route::Hold { peer } => self.shard.hold(peer, held_of(mail, bytes, true)).err(),
             Route::Away { node, about } => self.pass_away(node, mail, about, bytes).err(),
             Route::Ask { about } => self.shard.keep(held_of(mail, bytes, about)).err(),
+            Route::Refused(Refusal::PeerNotFound) if self.returns(mail, bytes) => None,
             Route::Refused(refusal) => Some(refusal),
             // A key's home is arithmetic: every loop computes the same one.
             Route::Loop { .. } => None,

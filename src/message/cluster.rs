@@ -360,9 +360,9 @@ pub enum Plain {
         about: Option<Box<str>>,
         /// The payload as sent.
         payload: Option<Box<str>>,
-        /// What an answer names; None: none is wanted.
+        /// What an answer names, between its quotes as sent; None: none is wanted.
         id: Option<Box<str>>,
-        /// Whose answer it is to be.
+        /// Which node sent it, and so for whom an answer is; empty: it does not say.
         node_id: Box<str>,
     },
     /// A broadcast.
@@ -376,9 +376,44 @@ pub enum Plain {
     },
     /// What became of a message of this node.
     Ack {
-        /// Which.
-        id: Box<str>,
+        /// Which: made by the loop that sent it.
+        id: CommandId,
         /// It arrived, or why not.
         outcome: Result<(), Refusal>,
     },
+}
+
+impl Event {
+    /// Bytes of traffic in it.
+    pub fn traffic_bytes(&self) -> usize {
+        match self {
+            Self::Traffic { frames, .. } => frames.len(),
+            Self::Plain(plain) => plain.bytes(),
+            _ => 0,
+        }
+    }
+}
+
+impl Plain {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        let texts = match self {
+            Self::Direct {
+                to,
+                shares,
+                about,
+                payload,
+                id,
+                node_id,
+                ..
+            } => {
+                let names = shares.iter().flatten().map(|name| name.len() + size_of::<Box<str>>());
+                let optional = [about, payload, id].into_iter().flatten().map(|text| text.len());
+                to.len() + node_id.len() + names.chain(optional).sum::<usize>()
+            }
+            Self::Broadcast { namespace, payload, .. } => namespace.len() + payload.len(),
+            Self::Ack { .. } => 0,
+        };
+        size_of::<Self>() + texts
+    }
 }

@@ -13,6 +13,7 @@ use crate::broker::redis::{Address, Redis, RedisOptions, Tls};
 use crate::broker::{self, Engine, Link, NodeId, Nodes, Options, Queues, Routes, Times};
 use crate::config::{BrokerType, Config};
 use crate::event_loop::Delivery;
+use crate::event_loop::plain::FleetSettings;
 use crate::ids::{Homes, LoopId};
 use crate::mailbox::Postbox;
 
@@ -25,6 +26,8 @@ pub(super) struct Prepared {
     pub(super) links: Vec<Link>,
     /// The nodes share one state.
     pub(super) cluster_state: bool,
+    /// This node.
+    node: NodeId,
     /// None: a test is the broker.
     threads: Option<Threads>,
 }
@@ -54,16 +57,22 @@ pub(super) fn prepare(
     postbox: &Arc<Postbox<Delivery>>,
     substitutes: &mut Substitutes,
 ) -> Result<Option<Prepared>, StartError> {
+    let node = NodeId::from_bytes(rand::rng().random());
+    let homes = &match config.cluster_state {
+        true => homes.clone().in_cluster(),
+        false => homes.clone(),
+    };
     if let Some(be_broker) = substitutes.broker.take() {
-        let (links, queues, routes) = connect(config, &homes.clone().in_cluster(), postbox);
+        let (links, queues, routes) = connect(config, homes, postbox);
         be_broker(queues, routes);
         return Ok(Some(Prepared {
             links,
-            cluster_state: true,
+            cluster_state: config.cluster_state,
+            node,
             threads: None,
         }));
     }
-    let nodes = Arc::new(Nodes::new(NodeId::from_bytes(rand::rng().random())));
+    let nodes = Arc::new(Nodes::new(node));
     let cluster_state = config.cluster_state;
     let (engine, place): (Arc<dyn Engine>, _) = match config.broker_type {
         BrokerType::Local => return Ok(None),
@@ -74,11 +83,7 @@ pub(super) fn prepare(
         }
         BrokerType::Nats => return Err(StartError("broker_type: nats is not built yet".to_owned())),
     };
-    let homes = match cluster_state {
-        true => homes.clone().in_cluster(),
-        false => homes.clone(),
-    };
-    let (links, queues, routes) = connect(config, &homes, postbox);
+    let (links, queues, routes) = connect(config, homes, postbox);
     let threads = Threads {
         engine,
         place,
@@ -89,6 +94,7 @@ pub(super) fn prepare(
     Ok(Some(Prepared {
         links,
         cluster_state,
+        node,
         threads: Some(threads),
     }))
 }
@@ -113,6 +119,15 @@ fn redis_options(config: &Config) -> Result<RedisOptions, StartError> {
 }
 
 impl Prepared {
+    /// How the loops speak with nodes that share no state with this one.
+    pub(super) fn fleet(&self, config: &Config) -> FleetSettings {
+        FleetSettings {
+            node_id: self.node,
+            cluster_state: self.cluster_state,
+            acks: config.broker_ack,
+        }
+    }
+
     /// Starts the threads, if there are any, when all loops have their descriptor tables: see `tables`.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ mod namespaces;
 mod output;
 mod peers;
 mod permits;
+mod plain;
 pub mod punch;
 mod rate_limit;
 mod registration;
@@ -45,6 +46,7 @@ pub use namespaces::keep_largest;
 pub use output::{Held, HeldKind, Output, Unresolved};
 pub use peers::PeerKey;
 pub use permits::{Count, Permits};
+pub use plain::NOBODYS_SESSION;
 pub use rate_limit::{Bucket, Rate};
 pub use route::Route;
 

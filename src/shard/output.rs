@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use compact_str::CompactString;
+
 use crate::ids::{ConnId, Fingerprint, LoopId, NamespaceId, NodeNo, SessionId};
 use crate::message::cluster::Command;
 use crate::message::{DirectKind, Event, Refusal};
@@ -104,6 +106,8 @@ pub enum Output {
 pub struct Unresolved {
     /// Signal or relay.
     pub kind: DirectKind,
+    /// The alias.
+    pub alias: CompactString,
     /// The namespace that the message names, as sent, between its quotes.
     pub about_name: Option<Box<str>>,
     /// That namespace.

@@ -104,9 +104,9 @@ fn direct<'a>(kind: DirectKind, envelope: &Envelope<'a>) -> Result<Incoming<'a>,
 
 impl<'a> Target<'a> {
     /// No peer holds the empty alias: who asks for it is given another.
-    const NOBODY: Self = Self::Alias(Cow::Borrowed(""));
+    pub(in crate::dialect) const NOBODY: Self = Self::Alias(Cow::Borrowed(""));
 
-    fn of(to: Cow<'a, str>) -> Self {
+    pub(in crate::dialect) fn of(to: Cow<'a, str>) -> Self {
         if let Some(fingerprint) = Fingerprint::parse(&to) {
             return Self::Peer(fingerprint);
         }

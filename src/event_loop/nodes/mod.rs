@@ -42,13 +42,16 @@ impl EventLoop {
         for _ in 0..EVENTS_MAX {
             let event = self.neighbours.as_mut().and_then(Neighbours::poll_event);
             let Some(event) = event else { return };
+            bytes += event.traffic_bytes();
             match event {
                 Event::Traffic { from, frames } => {
-                    bytes += frames.len();
                     self.on_node_traffic(from, &frames);
                 }
-                Event::Plain(_) => {}
-                event => self.shard.handle_cluster(event),
+                Event::Plain(plain) => self.on_plain(*plain),
+                event => {
+                    self.note_broker(&event);
+                    self.shard.handle_cluster(event);
+                }
             }
             self.drain_outputs();
             self.flush_early();

@@ -118,6 +118,22 @@ impl Neighbours {
         self.figures.misled += 1;
     }
 
+    /// Sends one message on a channel of section 9 of the peer protocol. `bytes` is left empty if it was taken.
+    ///
+    /// # Errors
+    /// The broker is lost, or behind.
+    pub(in crate::event_loop) fn publish_plain(&mut self, to: Channel, bytes: &mut Vec<u8>) -> Result<(), Refusal> {
+        if !self.up {
+            return Err(Refusal::BrokerUnavailable);
+        }
+        // The loss may be known to the queue before this loop hears of it.
+        let publish = self.link.publish(to, bytes);
+        publish.map_err(|_| match self.link.is_up() {
+            true => Refusal::PeerBufferFull,
+            false => Refusal::BrokerUnavailable,
+        })
+    }
+
     /// A signal or relay for a peer of that node.
     ///
     /// # Errors

@@ -109,6 +109,8 @@ impl World {
         self.history.messages.insert(id, message);
         let unresolved = Unresolved {
             kind,
+            // Only a shell that knows other nodes looks at it.
+            alias: "".into(),
             about_name: about.map(|about| self.names[about].as_ref().into()),
             about: about.map(|about| self.homes.namespace(&self.names[about])),
             payload: Some(id.to_string().into()),

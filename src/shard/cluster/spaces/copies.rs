@@ -142,7 +142,7 @@ impl Shard {
                 if before != loop_id {
                     // The other session is over, and whoever serves it counts one member less.
                     self.announce(id, Presence::Left(fingerprint), before);
-                    self.forget_route(before, fingerprint);
+                    self.forget_place_of(before, fingerprint);
                 }
             }
             None => namespace.admit_at(info.clone(), session, loop_id),
@@ -151,7 +151,7 @@ impl Shard {
             self.announce(id, Presence::Joined(info), loop_id);
         }
         if !again {
-            self.forget_route(loop_id, fingerprint);
+            self.forget_place_of(loop_id, fingerprint);
         }
     }
 
@@ -165,7 +165,7 @@ impl Shard {
         };
         let (loop_id, session) = (member.loop_id, member.session);
         self.announce(id, Presence::Left(*fingerprint), loop_id);
-        self.forget_route(loop_id, *fingerprint);
+        self.forget_place_of(loop_id, *fingerprint);
         if let Some(space) = self.space_mut(id).filter(|_| loop_id.node().is_none()) {
             space.leaving.remove(&session);
             space.unconfirmed.remove(&session);
@@ -186,7 +186,7 @@ impl Shard {
     }
 
     /// What the home of a peer of another node believes about its place is old.
-    fn forget_route(&mut self, served_by: LoopId, fingerprint: Fingerprint) {
+    fn forget_place_of(&mut self, served_by: LoopId, fingerprint: Fingerprint) {
         if served_by.node().is_some() {
             let home = self.homes.of_fingerprint(&fingerprint);
             self.send(home, Mail::RouteChanged { fingerprint });
