@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 SECONDS_EACH=${SECONDS_EACH:-60}
 TARGETS=(websocket http_head envelope deflate peer_message config_file shard_operations
     datagram stun punch_simple punch_natpunch punch_matchmaker punch_operations
-    bevygap connect_token desk_operations node_traffic)
+    bevygap connect_token desk_operations node_traffic fleet)
 # The sanitizers are behind flags that a stable compiler takes only so.
 export RUSTC_BOOTSTRAP=1
 
