@@ -2,8 +2,8 @@
 # Runs every test of the project: format, lints, Rust tests, the built server in a real browser, with WebSocket and STUN
 # clients of other people, and with players behind emulated NATs.
 # As root it installs what is missing from Debian's packages; otherwise it names what is missing and stops. What few people
-# have, public STUN clients, a NATS server and the tools for emulated NATs, may be missing: the tests that need it say that
-# they are skipped.
+# have, public STUN clients, a Redis and a NATS server and the tools for emulated NATs, may be missing: the tests that need
+# it say that they are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -36,6 +36,7 @@ install_optional() {
     local packages=() policy=/usr/sbin/policy-rc.d own_policy=
     command -v turnutils_stunclient >/dev/null || packages+=(coturn)
     command -v stun >/dev/null || packages+=(stun-client)
+    command -v redis-server >/dev/null || packages+=(redis-server)
     command -v nats-server >/dev/null || [ -x /usr/sbin/nats-server ] || packages+=(nats-server)
     command -v ip >/dev/null || packages+=(iproute2)
     command -v nft >/dev/null || packages+=(nftables)
@@ -43,7 +44,7 @@ install_optional() {
     command -v sysctl >/dev/null || packages+=(procps)
     [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
     step "install ${packages[*]}"
-    # Debian starts a service when its package is installed: coturn's and the NATS server's must not run.
+    # Debian starts a service when its package is installed: coturn's, Redis and the NATS server must not run.
     if [ ! -e "$policy" ]; then
         own_policy=$policy
         printf '#!/bin/sh\nexit 101\n' >"$policy"

@@ -1,6 +1,7 @@
 //! The recorded dialogues of `tests/vectors/peer-protocol/`, spoken to the real program.
 //!
-//! Every dialogue runs on one, two and four event loops. Those in which messages of several peers could overtake each
+//! Every dialogue runs on one, two and four event loops, and with its clients spread over three nodes that share a Redis (which
+//! is skipped, with a word, where there is no redis-server). Those in which messages of several peers could overtake each
 //! other run again and again: 20 times, or `PEER_VECTOR_REPEAT` times.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -9,10 +10,10 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{
     ANSWER_WITHIN, Client, ConnectError, ConnectOptions, Dialogue, Event, Frame, HttpConnection, HttpExpectation,
-    Matcher, RawFrame, Server, Step, WireOptions, parse_step, unhex,
+    Matcher, RawFrame, Redis, Server, Step, WireOptions, parse_step, unhex,
 };
 
 macro_rules! dialogues {
@@ -30,6 +31,10 @@ macro_rules! dialogues {
             #[test]
             fn on_four_loops() {
                 super::check($id, 4);
+            }
+            #[test]
+            fn on_three_nodes() {
+                super::check_on_nodes($id, 3);
             }
         })*
     };
@@ -152,6 +157,16 @@ fn an_unknown_operation_or_member_is_refused() {
 
 /// Plays one dialogue against a server of its own and panics with the whole story if anything differs.
 fn check(id: &str, loops: u32) {
+    check_with(id, loops, 1, json!({}));
+}
+
+/// The same with clients that connect to one node after the other.
+fn check_on_nodes(id: &str, nodes: usize) {
+    let Some(broker) = Redis::start() else { return };
+    check_with(id, 2, nodes, json!({"broker_type": "redis", "redis_addr": broker.setting()}));
+}
+
+fn check_with(id: &str, loops: u32, nodes: usize, more: Value) {
     let dialogue = Dialogue::load(id);
     let env: Vec<(&str, &str)> = dialogue
         .env
@@ -163,8 +178,12 @@ fn check(id: &str, loops: u32) {
     // Connections move between loops in another way with each.
     let tables = if loops == 2 { "shared" } else { "per_loop" };
     config.insert("descriptor_tables".to_owned(), tables.into());
+    config.extend(more.as_object().cloned().unwrap_or_default());
+    let start = || Server::start(Value::Object(config.clone()), &env);
     let mut run = Run {
-        server: Server::start(Value::Object(config), &env),
+        server: start(),
+        others: (1..nodes).map(|_| start()).collect(),
+        places: Vec::new(),
         clients: BTreeMap::new(),
         matcher: Matcher::new(dialogue.keys.clone()),
         has_exited: false,
@@ -174,7 +193,7 @@ fn check(id: &str, loops: u32) {
         played.map_err(|what| (format!("step {number}: {step}"), what))
     });
     if let Err((place, what)) = outcome.and_then(|()| run.end().map_err(|what| ("after the last step".into(), what))) {
-        let story = run.story(id, loops, &place, &what);
+        let story = format!("nodes: {nodes}, {}", run.story(id, loops, &place, &what));
         // Before the panic, or the server would tell its part a second time.
         drop(run);
         panic!("{story}");
@@ -191,6 +210,10 @@ fn check_repeatedly(id: &str) {
 /// A dialogue under way.
 struct Run {
     server: Server,
+    /// Further nodes.
+    others: Vec<Server>,
+    /// The clients in the order of their first connection: each is served by the node whose turn that was.
+    places: Vec<String>,
     clients: BTreeMap<String, Client>,
     matcher: Matcher,
     has_exited: bool,
@@ -320,7 +343,15 @@ impl Run {
         if self.clients.contains_key(&name) {
             return Err(format!("{name} is still connected"));
         }
-        let client = Client::try_connect(self.server.addr(), options).map_err(|error| match error {
+        let place = self.places.iter().position(|known| *known == name).unwrap_or_else(|| {
+            self.places.push(name.clone());
+            self.places.len() - 1
+        });
+        let node = match place % (self.others.len() + 1) {
+            0 => &self.server,
+            other => &self.others[other - 1],
+        };
+        let client = Client::try_connect(node.addr(), options).map_err(|error| match error {
             ConnectError::Refused(response) => format!("no upgrade but {response:?}"),
             ConnectError::Failed(error) => format!("no connection: {error}"),
         })?;
@@ -431,7 +462,10 @@ impl Run {
         if !self.has_exited && !self.server.is_running() {
             return Err("the server has ended".to_owned());
         }
-        if self.server.stderr().contains("panicked at") {
+        if std::iter::once(&self.server)
+            .chain(&self.others)
+            .any(|server| server.stderr().contains("panicked at"))
+        {
             return Err("the server panicked".to_owned());
         }
         Ok(())

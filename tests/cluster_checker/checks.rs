@@ -1,0 +1,298 @@
+//! The rules that no history may break.
+//!
+//! Owns: what was noted of messages, presence and matches, and the violations found. Which rules hold depends on what was done
+//! to the cluster: see [`Rules`].
+//! Never: speaks to the server.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tungstenite::WebSocket;
+
+use super::crowd::{Crowd, Peer, View};
+
+/// What the docs do not promise in every case.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// The broker loses its data in this run: for a while a group may be told to a part of its members, and what a node
+    /// believes is compared later.
+    pub data_lost: bool,
+}
+
+/// A group as those who were told of it have it.
+#[derive(Default)]
+struct Group {
+    arena: String,
+    listed: BTreeSet<String>,
+    told: BTreeSet<String>,
+}
+
+/// Everything noted.
+pub struct Checks {
+    pub rules: Rules,
+    pub violations: Vec<String>,
+    /// The last number of (sender, its session, receiver's session, receiver, namespace if a broadcast).
+    last: BTreeMap<(usize, u64, u32, usize, Option<String>), u64>,
+    groups: BTreeMap<String, Group>,
+    /// How often each asked for a match in an arena.
+    asked: BTreeMap<(String, String), usize>,
+    open: Vec<(WebSocket<TcpStream>, Instant)>,
+    pub messages_sent: u64,
+    pub messages_heard: u64,
+    pub presence_heard: u64,
+    pub answers: [u64; 2],
+    pub closes: BTreeMap<u16, u64>,
+    pub errors: BTreeMap<String, u64>,
+    /// From the kill of a node to its last peer's end in anybody's eyes.
+    pub ghosts: Vec<Duration>,
+}
+
+impl Checks {
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            violations: Vec::new(),
+            last: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            open: Vec::new(),
+            messages_sent: 0,
+            messages_heard: 0,
+            presence_heard: 0,
+            answers: [0; 2],
+            closes: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            ghosts: Vec::new(),
+        }
+    }
+
+    pub fn violation(&mut self, text: String) {
+        // The first ones tell the most.
+        if self.violations.len() < 40 {
+            self.violations.push(text);
+        }
+    }
+
+    pub fn sent(&mut self, messages: u64) {
+        self.messages_sent += messages;
+    }
+
+    pub fn answered(&mut self, with_something: bool) {
+        self.answers[usize::from(with_something)] += 1;
+    }
+
+    pub fn closed(&mut self, code: u16) {
+        *self.closes.entry(code).or_default() += 1;
+    }
+
+    pub fn error(&mut self, payload: &Value) {
+        let text = format!("{} {}", payload["code"], payload["message"].as_str().unwrap_or_default());
+        *self.errors.entry(text).or_default() += 1;
+    }
+
+    /// A connection that its client forgot and did not close.
+    pub fn leave_open(&mut self, socket: WebSocket<TcpStream>) {
+        self.open.push((socket, Instant::now()));
+        self.open.retain(|(_, since)| since.elapsed() < Duration::from_secs(3));
+    }
+
+    /// Closes them.
+    pub fn close_forgotten(&mut self) {
+        self.open.clear();
+    }
+
+    pub fn direct(&mut self, receiver: &Peer, sender: Option<usize>, to: &str, payload: &Value) {
+        self.messages_heard += 1;
+        if to != receiver.fingerprint || payload["to"] != *receiver.fingerprint {
+            self.violation(format!("{} was given a message for {to}: {payload}", receiver.index));
+        }
+        self.number(receiver, sender, None, payload);
+    }
+
+    pub fn broadcast(&mut self, receiver: &Peer, sender: Option<usize>, namespace: &str, data: &Value) {
+        self.messages_heard += 1;
+        if !receiver.views.contains_key(namespace) {
+            self.violation(format!("{} heard a broadcast in {namespace}, where it is not", receiver.index));
+        }
+        self.number(receiver, sender, Some(namespace.to_owned()), data);
+    }
+
+    /// Numbers of one sender rise at one receiver: nothing twice, nothing out of order.
+    fn number(&mut self, receiver: &Peer, sender: Option<usize>, namespace: Option<String>, stamp: &Value) {
+        let from = stamp["from"].as_u64().map(|index| index as usize);
+        if from.is_none() || from != sender {
+            return self.violation(format!("{} heard of {sender:?} what {from:?} had sent", receiver.index));
+        }
+        let (session, number) = (stamp["session"].as_u64().unwrap_or(0), stamp["number"].as_u64().unwrap_or(0));
+        let key = (from.unwrap_or(0), session, receiver.session, receiver.index, namespace);
+        let last = self.last.insert(key.clone(), number).unwrap_or(0);
+        if number <= last {
+            self.violation(format!("after number {last} came {number}: (sender, session, receiver's session, receiver, namespace) {key:?}"));
+        }
+    }
+
+    pub fn listed(&mut self, peer: &Peer, namespace: &str, view: &View) {
+        if view.complete && !view.members.contains_key(&peer.fingerprint) {
+            self.violation(format!("{} is not on the list of {namespace} that it joined", peer.index));
+        }
+        self.crowded(peer.index, namespace, view);
+    }
+
+    pub fn joined(&mut self, peer: &Peer, namespace: &str, who: &str, _now: Instant) {
+        self.presence_heard += 1;
+        let Some(view) = peer.views.get(namespace) else {
+            return self.violation(format!("{} heard that somebody joined {namespace}, where it is not", peer.index));
+        };
+        if view.complete && view.members.contains_key(who) {
+            self.violation(format!("{} heard twice that {} joined {namespace}", peer.index, short(who)));
+        }
+    }
+
+    pub fn left(&mut self, peer: &Peer, namespace: &str, who: &str, _now: Instant) {
+        self.presence_heard += 1;
+        let Some(view) = peer.views.get(namespace) else {
+            return self.violation(format!("{} heard that somebody left {namespace}, where it is not", peer.index));
+        };
+        if view.complete && !view.members.contains_key(who) {
+            self.violation(format!("{} heard that {} left {namespace}, where it was not", peer.index, short(who)));
+        }
+    }
+
+    /// A room's members in one client's eyes.
+    pub fn crowded(&mut self, index: usize, namespace: &str, view: &View) {
+        let most = view.room_max.unwrap_or(4) as usize;
+        if namespace.starts_with('r') && view.members.len() > most && !self.rules.data_lost {
+            self.violation(format!("{index} sees {} members in {namespace} for {most}", view.members.len()));
+        }
+    }
+
+    pub fn asks_match(&mut self, fingerprint: &str, arena: &str) {
+        *self.asked.entry((fingerprint.to_owned(), arena.to_owned())).or_default() += 1;
+    }
+
+    pub fn matched(&mut self, peer: &Peer, arena: &str, payload: &Value, waited: bool) {
+        if !waited {
+            self.violation(format!("{} was matched in {arena} without waiting there", peer.index));
+        }
+        let listed: BTreeSet<String> = payload["peers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|info| info["fingerprint"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        let size = if arena.ends_with(['0', '1']) { 3 } else { 2 };
+        if listed.len() != size || !listed.contains(&peer.fingerprint) {
+            self.violation(format!("{} was matched in {arena} with {listed:?}", peer.index));
+        }
+        let session = payload["session_id"].as_str().unwrap_or_default().to_owned();
+        let group = self.groups.entry(session.clone()).or_insert_with(|| Group {
+            arena: arena.to_owned(),
+            listed: listed.clone(),
+            told: BTreeSet::new(),
+        });
+        let agrees = group.listed == listed && group.arena == arena;
+        if !group.told.insert(peer.fingerprint.clone()) || !agrees {
+            self.violation(format!("{} was told of group {session} twice, or otherwise than others", peer.index));
+        }
+    }
+
+    /// Nobody is still seen who was served by a node that is gone since `gone`: `served` are their fingerprints.
+    pub fn no_ghosts(&mut self, crowd: &Crowd, served: &BTreeSet<String>, gone: Instant, except: Option<usize>) {
+        let mut ghosts = Vec::new();
+        for peer in crowd.peers.iter().filter(|peer| peer.is_open() && Some(peer.node) != except) {
+            for (namespace, view) in &peer.views {
+                let seen = view.members.iter().filter(|(who, since)| served.contains(*who) && **since < gone);
+                ghosts.extend(seen.map(|(who, _)| format!("{} still sees {} in {namespace}", peer.index, short(who))));
+            }
+        }
+        for ghost in ghosts {
+            self.violation(format!("a ghost {:?} after its node was gone: {ghost}", gone.elapsed()));
+        }
+    }
+
+    /// How many are still seen who were served by a node that is gone since `gone`.
+    pub fn count_ghosts(crowd: &Crowd, served: &BTreeSet<String>, gone: Instant) -> usize {
+        let open = crowd.peers.iter().filter(|peer| peer.is_open());
+        open.flat_map(|peer| peer.views.values())
+            .flat_map(|view| &view.members)
+            .filter(|(who, since)| served.contains(*who) && **since < gone)
+            .count()
+    }
+
+    /// Everything is quiet and whole: what each believes is what is.
+    pub fn at_the_end(&mut self, crowd: &Crowd) {
+        let mut truth: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for peer in crowd.peers.iter().filter(|peer| peer.is_open()) {
+            for namespace in peer.views.keys() {
+                truth.entry(namespace).or_default().insert(&peer.fingerprint);
+            }
+        }
+        for peer in &crowd.peers {
+            if !peer.is_open() {
+                self.violation(format!("{} has no connection at the end", peer.index));
+            }
+            if let Some((asked, _)) = peer.unanswered() {
+                self.violation(format!("{} was never answered: {asked:?}", peer.index));
+            }
+            for (namespace, view) in peer.views.iter().filter(|(_, view)| view.complete) {
+                let believed: BTreeSet<&str> = view.members.keys().map(String::as_str).collect();
+                let there = &truth[namespace.as_str()];
+                for ghost in believed.difference(there) {
+                    self.violation(format!("at the end {} sees {} in {namespace}, who is not there", peer.index, short(ghost)));
+                }
+                for missing in there.difference(&believed) {
+                    self.violation(format!("at the end {} does not see {} in {namespace}", peer.index, short(missing)));
+                }
+            }
+        }
+        self.groups_at_the_end(crowd);
+    }
+
+    fn groups_at_the_end(&mut self, crowd: &Crowd) {
+        let mut found = Vec::new();
+        let mut listed: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for (session, group) in &self.groups {
+            for who in &group.listed {
+                *listed.entry((who, &group.arena)).or_default() += 1;
+                let peer = crowd.index_of(who).map(|index| &crowd.peers[index]);
+                let waits = peer.is_some_and(|peer| peer.waiting.contains_key(&group.arena));
+                // It may have asked again since; whether it is the same request only shows where it is listed once.
+                let asked = self.asked.get(&(who.clone(), group.arena.clone())).copied().unwrap_or(0);
+                if waits && asked == 1 && !group.told.contains(who) && !self.rules.data_lost {
+                    found.push(format!("{} waits in {} and is listed in group {session}", short(who), group.arena));
+                }
+            }
+        }
+        for ((who, arena), groups) in listed {
+            let asked = self.asked.get(&(who.to_owned(), arena.to_owned())).copied().unwrap_or(0);
+            if groups > asked && !self.rules.data_lost {
+                found.push(format!("{} asked {asked} times in {arena} and is in {groups} groups", short(who)));
+            }
+        }
+        for text in found {
+            self.violation(text);
+        }
+    }
+
+    /// What happened, in a line.
+    pub fn summary(&self) -> String {
+        format!(
+            "{} messages sent, {} heard, {} joins and leaves, {} groups, answers {}/{}, closes {:?}, errors {:?}, ghosts gone after {:?}",
+            self.messages_sent,
+            self.messages_heard,
+            self.presence_heard,
+            self.groups.len(),
+            self.answers[1],
+            self.answers[0] + self.answers[1],
+            self.closes,
+            self.errors,
+            self.ghosts,
+        )
+    }
+}
+
+fn short(fingerprint: &str) -> &str {
+    fingerprint.get(..8).unwrap_or(fingerprint)
+}
