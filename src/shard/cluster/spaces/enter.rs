@@ -367,7 +367,11 @@ impl Shard {
             self.ask_roster(id);
         }
         match reply {
-            Reply::Joined { .. } => return self.end_rejoin(session, id, has),
+            Reply::Joined { .. } => {
+                // It may have left meanwhile, as the last one here.
+                self.tidy_space(id);
+                return self.end_rejoin(session, id, has);
+            }
             Reply::Lost => {}
             _ => self.send(loop_id, Mail::Evicted { who }),
         }
