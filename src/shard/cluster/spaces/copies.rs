@@ -137,9 +137,13 @@ impl Shard {
             }
         }
         match entry {
-            Some((before, _)) => {
+            Some((before, earlier)) => {
+                if !again && before.node().is_none() {
+                    space.leaving.remove(&earlier);
+                    space.unconfirmed.remove(&earlier);
+                }
                 namespace.replace(info.clone(), session, loop_id);
-                if before != loop_id {
+                if !again {
                     // The other session is over, and whoever serves it counts one member less.
                     self.announce(id, Presence::Left(fingerprint), before);
                     self.forget_place_of(before, fingerprint);
