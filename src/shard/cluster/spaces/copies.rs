@@ -338,11 +338,19 @@ impl Shard {
         let Some(space) = self.space(id) else { return };
         let (loops, hasher) = (self.homes.loops(), self.homes.hasher());
         let mut namespace = Namespace::new(space.name.clone(), None, loops, hasher);
+        let mut elsewhere = Vec::new();
         for Member { node, session, info } in roster.members {
             if node.is_some() || space.coming.contains_key(&session) {
                 let loop_id = self.loop_of(node, &info.fingerprint);
+                if node.is_some() {
+                    elsewhere.push((loop_id, info.fingerprint));
+                }
                 namespace.admit_at(info, session, loop_id);
             }
+        }
+        // They may have moved while nobody here was told of it.
+        for (loop_id, fingerprint) in elsewhere {
+            self.route_changed(loop_id, fingerprint);
         }
         self.namespaces.insert(id, namespace);
         self.set_terms(id, roster.room);
@@ -371,7 +379,7 @@ impl Shard {
             .iter()
             .map(|member| (member.info.fingerprint, member))
             .collect();
-        let mut out = Vec::new();
+        let (mut out, mut unknown) = (Vec::new(), Vec::new());
         for entry in namespace.roster.iter() {
             let fingerprint = entry.info.fingerprint;
             let stays = match (there.get(&fingerprint), entry.loop_id.node()) {
@@ -379,8 +387,13 @@ impl Shard {
                 (None, None) => !space.leaving.contains_key(&entry.session),
                 (member, Some(_)) => member.is_some(),
             };
-            if !stays && !touched.contains(&fingerprint) {
+            if touched.contains(&fingerprint) {
+                continue;
+            }
+            if !stays {
                 out.push(fingerprint);
+            } else if !there.contains_key(&fingerprint) {
+                unknown.push(entry.session);
             }
         }
         let order: Vec<Fingerprint> = roster.members.iter().map(|member| member.info.fingerprint).collect();
@@ -391,6 +404,8 @@ impl Shard {
         let Some(space) = self.space_mut(id).filter(|space| space.loaded) else {
             return;
         };
+        // The broker will not tell of their going.
+        space.unconfirmed.extend(unknown);
         // What came after this roster is told here only if the broker had somebody here on record by then.
         let told = |member: &Member| member.node.is_none() && !space.unconfirmed.contains(&member.session);
         space.stale &= !(compared && roster.members.iter().any(told));
