@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::{
     ANSWER_WITHIN, Client, ConnectError, ConnectOptions, Dialogue, Event, Frame, HttpConnection, HttpExpectation,
-    Matcher, RawFrame, Redis, Server, Step, WireOptions, parse_step, unhex,
+    Matcher, RawFrame, RedisServer, Server, Step, WireOptions, parse_step, unhex,
 };
 
 macro_rules! dialogues {
@@ -162,8 +162,9 @@ fn check(id: &str, loops: u32) {
 
 /// The same with clients that connect to one node after the other.
 fn check_on_nodes(id: &str, nodes: usize) {
-    let Some(broker) = Redis::start() else { return };
-    check_with(id, 2, nodes, json!({"broker_type": "redis", "redis_addr": broker.setting()}));
+    let Some(broker) = RedisServer::start() else { return };
+    let socket = format!("unix:{}", broker.socket().display());
+    check_with(id, 2, nodes, json!({"broker_type": "redis", "redis_addr": socket}));
 }
 
 fn check_with(id: &str, loops: u32, nodes: usize, more: Value) {

@@ -88,7 +88,11 @@ impl Checks {
     }
 
     pub fn error(&mut self, payload: &Value) {
-        let text = format!("{} {}", payload["code"], payload["message"].as_str().unwrap_or_default());
+        let text = format!(
+            "{} {}",
+            payload["code"],
+            payload["message"].as_str().unwrap_or_default()
+        );
         *self.errors.entry(text).or_default() += 1;
     }
 
@@ -114,7 +118,10 @@ impl Checks {
     pub fn broadcast(&mut self, receiver: &Peer, sender: Option<usize>, namespace: &str, data: &Value) {
         self.messages_heard += 1;
         if !receiver.views.contains_key(namespace) {
-            self.violation(format!("{} heard a broadcast in {namespace}, where it is not", receiver.index));
+            self.violation(format!(
+                "{} heard a broadcast in {namespace}, where it is not",
+                receiver.index
+            ));
         }
         self.number(receiver, sender, Some(namespace.to_owned()), data);
     }
@@ -125,17 +132,25 @@ impl Checks {
         if from.is_none() || from != sender {
             return self.violation(format!("{} heard of {sender:?} what {from:?} had sent", receiver.index));
         }
-        let (session, number) = (stamp["session"].as_u64().unwrap_or(0), stamp["number"].as_u64().unwrap_or(0));
+        let (session, number) = (
+            stamp["session"].as_u64().unwrap_or(0),
+            stamp["number"].as_u64().unwrap_or(0),
+        );
         let key = (from.unwrap_or(0), session, receiver.session, receiver.index, namespace);
         let last = self.last.insert(key.clone(), number).unwrap_or(0);
         if number <= last {
-            self.violation(format!("after number {last} came {number}: (sender, session, receiver's session, receiver, namespace) {key:?}"));
+            self.violation(format!(
+                "after number {last} came {number}: (sender, session, receiver's session, receiver, namespace) {key:?}"
+            ));
         }
     }
 
     pub fn listed(&mut self, peer: &Peer, namespace: &str, view: &View) {
         if view.complete && !view.members.contains_key(&peer.fingerprint) {
-            self.violation(format!("{} is not on the list of {namespace} that it joined", peer.index));
+            self.violation(format!(
+                "{} is not on the list of {namespace} that it joined",
+                peer.index
+            ));
         }
         self.crowded(peer.index, namespace, view);
     }
@@ -143,20 +158,34 @@ impl Checks {
     pub fn joined(&mut self, peer: &Peer, namespace: &str, who: &str, _now: Instant) {
         self.presence_heard += 1;
         let Some(view) = peer.views.get(namespace) else {
-            return self.violation(format!("{} heard that somebody joined {namespace}, where it is not", peer.index));
+            return self.violation(format!(
+                "{} heard that somebody joined {namespace}, where it is not",
+                peer.index
+            ));
         };
         if view.complete && view.members.contains_key(who) {
-            self.violation(format!("{} heard twice that {} joined {namespace}", peer.index, short(who)));
+            self.violation(format!(
+                "{} heard twice that {} joined {namespace}",
+                peer.index,
+                short(who)
+            ));
         }
     }
 
     pub fn left(&mut self, peer: &Peer, namespace: &str, who: &str, _now: Instant) {
         self.presence_heard += 1;
         let Some(view) = peer.views.get(namespace) else {
-            return self.violation(format!("{} heard that somebody left {namespace}, where it is not", peer.index));
+            return self.violation(format!(
+                "{} heard that somebody left {namespace}, where it is not",
+                peer.index
+            ));
         };
         if view.complete && !view.members.contains_key(who) {
-            self.violation(format!("{} heard that {} left {namespace}, where it was not", peer.index, short(who)));
+            self.violation(format!(
+                "{} heard that {} left {namespace}, where it was not",
+                peer.index,
+                short(who)
+            ));
         }
     }
 
@@ -164,12 +193,18 @@ impl Checks {
     pub fn crowded(&mut self, index: usize, namespace: &str, view: &View) {
         let most = view.room_max.unwrap_or(4) as usize;
         if namespace.starts_with('r') && view.members.len() > most && !self.rules.data_lost {
-            self.violation(format!("{index} sees {} members in {namespace} for {most}", view.members.len()));
+            self.violation(format!(
+                "{index} sees {} members in {namespace} for {most}",
+                view.members.len()
+            ));
         }
     }
 
     pub fn asks_match(&mut self, fingerprint: &str, arena: &str) {
-        *self.asked.entry((fingerprint.to_owned(), arena.to_owned())).or_default() += 1;
+        *self
+            .asked
+            .entry((fingerprint.to_owned(), arena.to_owned()))
+            .or_default() += 1;
     }
 
     pub fn matched(&mut self, peer: &Peer, arena: &str, payload: &Value, waited: bool) {
@@ -194,16 +229,26 @@ impl Checks {
         });
         let agrees = group.listed == listed && group.arena == arena;
         if !group.told.insert(peer.fingerprint.clone()) || !agrees {
-            self.violation(format!("{} was told of group {session} twice, or otherwise than others", peer.index));
+            self.violation(format!(
+                "{} was told of group {session} twice, or otherwise than others",
+                peer.index
+            ));
         }
     }
 
     /// Nobody is still seen who was served by a node that is gone since `gone`: `served` are their fingerprints.
     pub fn no_ghosts(&mut self, crowd: &Crowd, served: &BTreeSet<String>, gone: Instant, except: Option<usize>) {
         let mut ghosts = Vec::new();
-        for peer in crowd.peers.iter().filter(|peer| peer.is_open() && Some(peer.node) != except) {
+        for peer in crowd
+            .peers
+            .iter()
+            .filter(|peer| peer.is_open() && Some(peer.node) != except)
+        {
             for (namespace, view) in &peer.views {
-                let seen = view.members.iter().filter(|(who, since)| served.contains(*who) && **since < gone);
+                let seen = view
+                    .members
+                    .iter()
+                    .filter(|(who, since)| served.contains(*who) && **since < gone);
                 ghosts.extend(seen.map(|(who, _)| format!("{} still sees {} in {namespace}", peer.index, short(who))));
             }
         }
@@ -240,10 +285,18 @@ impl Checks {
                 let believed: BTreeSet<&str> = view.members.keys().map(String::as_str).collect();
                 let there = &truth[namespace.as_str()];
                 for ghost in believed.difference(there) {
-                    self.violation(format!("at the end {} sees {} in {namespace}, who is not there", peer.index, short(ghost)));
+                    self.violation(format!(
+                        "at the end {} sees {} in {namespace}, who is not there",
+                        peer.index,
+                        short(ghost)
+                    ));
                 }
                 for missing in there.difference(&believed) {
-                    self.violation(format!("at the end {} does not see {} in {namespace}", peer.index, short(missing)));
+                    self.violation(format!(
+                        "at the end {} does not see {} in {namespace}",
+                        peer.index,
+                        short(missing)
+                    ));
                 }
             }
         }
@@ -259,16 +312,31 @@ impl Checks {
                 let peer = crowd.index_of(who).map(|index| &crowd.peers[index]);
                 let waits = peer.is_some_and(|peer| peer.waiting.contains_key(&group.arena));
                 // It may have asked again since; whether it is the same request only shows where it is listed once.
-                let asked = self.asked.get(&(who.clone(), group.arena.clone())).copied().unwrap_or(0);
+                let asked = self
+                    .asked
+                    .get(&(who.clone(), group.arena.clone()))
+                    .copied()
+                    .unwrap_or(0);
                 if waits && asked == 1 && !group.told.contains(who) && !self.rules.data_lost {
-                    found.push(format!("{} waits in {} and is listed in group {session}", short(who), group.arena));
+                    found.push(format!(
+                        "{} waits in {} and is listed in group {session}",
+                        short(who),
+                        group.arena
+                    ));
                 }
             }
         }
         for ((who, arena), groups) in listed {
-            let asked = self.asked.get(&(who.to_owned(), arena.to_owned())).copied().unwrap_or(0);
+            let asked = self
+                .asked
+                .get(&(who.to_owned(), arena.to_owned()))
+                .copied()
+                .unwrap_or(0);
             if groups > asked && !self.rules.data_lost {
-                found.push(format!("{} asked {asked} times in {arena} and is in {groups} groups", short(who)));
+                found.push(format!(
+                    "{} asked {asked} times in {arena} and is in {groups} groups",
+                    short(who)
+                ));
             }
         }
         for text in found {

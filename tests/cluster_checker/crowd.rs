@@ -123,7 +123,9 @@ impl Peer {
     }
 
     fn send(&mut self, message: &Value) -> bool {
-        let State::Open(socket) = &mut self.state else { return false };
+        let State::Open(socket) = &mut self.state else {
+            return false;
+        };
         match socket.send(Message::text(message.to_string())) {
             Ok(()) => true,
             // What the kernel does not take now is kept, and goes with the next flush.
@@ -154,9 +156,14 @@ pub struct Crowd {
 
 impl Crowd {
     pub fn new(count: usize, seed: u64, nodes: Vec<Option<SocketAddr>>, now: Instant) -> Self {
-        let peers: Vec<Peer> = (0..count).map(|index| Peer::new(index, seed, nodes.len(), now)).collect();
+        let peers: Vec<Peer> = (0..count)
+            .map(|index| Peer::new(index, seed, nodes.len(), now))
+            .collect();
         Self {
-            by_fingerprint: peers.iter().map(|peer| (peer.fingerprint.clone(), peer.index)).collect(),
+            by_fingerprint: peers
+                .iter()
+                .map(|peer| (peer.fingerprint.clone(), peer.index))
+                .collect(),
             peers,
             nodes,
             lively: true,
@@ -213,7 +220,9 @@ impl Crowd {
         };
         loop {
             let peer = &mut self.peers[index];
-            let (State::Open(socket) | State::Registering(socket, _)) = &mut peer.state else { return };
+            let (State::Open(socket) | State::Registering(socket, _)) = &mut peer.state else {
+                return;
+            };
             match socket.read() {
                 Ok(Message::Text(text)) => {
                     let message: Value = serde_json::from_str(text.as_str()).expect("the server sends JSON");
@@ -320,7 +329,12 @@ impl Crowd {
             "broadcast" => {
                 let from = text(&message["from"]);
                 let sender = self.by_fingerprint.get(&from).copied();
-                checks.broadcast(&self.peers[index], sender, &text(&message["namespace"]), &payload["data"]);
+                checks.broadcast(
+                    &self.peers[index],
+                    sender,
+                    &text(&message["namespace"]),
+                    &payload["data"],
+                );
             }
             other => panic!("the server sent {other:?}"),
         }
@@ -333,7 +347,7 @@ impl Crowd {
         if !peer.is_open() {
             return;
         }
-        let dice = peer.random.random_range(0..1000);
+        let dice: u32 = peer.random.random_range(0..1000);
         if dice < 550 {
             return self.talk(index, checks);
         }
@@ -380,7 +394,11 @@ impl Crowd {
                 }
             }
             950..970 => {
-                let room = peer.owns.iter().filter(|room| peer.views.contains_key(*room)).choose(&mut peer.random);
+                let room = peer
+                    .owns
+                    .iter()
+                    .filter(|room| peer.views.contains_key(*room))
+                    .choose(&mut peer.random);
                 let Some(room) = room.cloned() else { return };
                 let target = peer.views[&room].members.keys().choose(&mut peer.random).cloned();
                 if let Some(target) = target.filter(|target| *target != peer.fingerprint) {
@@ -406,7 +424,9 @@ impl Crowd {
     /// A signal, relay or broadcast, with what its receiver needs to check it.
     fn talk(&mut self, index: usize, checks: &mut Checks) {
         let peer = &mut self.peers[index];
-        let Some((name, view)) = peer.views.iter().choose(&mut peer.random) else { return };
+        let Some((name, view)) = peer.views.iter().choose(&mut peer.random) else {
+            return;
+        };
         let name = name.clone();
         let roll = peer.random.random_range(0..10);
         if roll == 0 {
@@ -417,7 +437,9 @@ impl Crowd {
             peer.send(&message);
             return checks.sent(1);
         }
-        let Some(to) = view.members.keys().choose(&mut peer.random).cloned() else { return };
+        let Some(to) = view.members.keys().choose(&mut peer.random).cloned() else {
+            return;
+        };
         let number = peer.sent.entry((to.clone(), false)).or_default();
         *number += 1;
         let kind = if roll < 6 { "signal" } else { "relay" };

@@ -25,7 +25,7 @@ use serde_json::json;
 use checks::{Checks, Rules};
 use crowd::Crowd;
 use proxy::Proxy;
-use support::{Redis, Server};
+use support::{RedisServer, Server};
 
 const NODES: usize = 3;
 const CLIENTS: usize = 300;
@@ -61,7 +61,9 @@ const FAULTS: &[(&str, Fault)] = &[
 ];
 
 fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: not a number")))
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: not a number")))
 }
 
 /// A node that is there or not, and its way to the broker.
@@ -83,7 +85,7 @@ impl Node {
 }
 
 struct World {
-    broker: Redis,
+    broker: RedisServer,
     nodes: Vec<Node>,
     crowd: Crowd,
     checks: Checks,
@@ -106,15 +108,21 @@ impl World {
         let node = random.random_range(0..NODES);
         match fault {
             Fault::Kill => {
-                let served: BTreeSet<String> = self.crowd.peers.iter().filter(|peer| peer.is_open() && peer.node == node)
-                    .map(|peer| peer.fingerprint.clone()).collect();
+                let served: BTreeSet<String> = self
+                    .crowd
+                    .peers
+                    .iter()
+                    .filter(|peer| peer.is_open() && peer.node == node)
+                    .map(|peer| peer.fingerprint.clone())
+                    .collect();
                 self.crowd.nodes[node] = None;
                 // Drop kills with SIGKILL.
                 self.nodes[node].server = None;
                 let gone = Instant::now();
                 self.run_until(|world| {
                     gone.elapsed() > GHOSTS_WITHIN
-                        || gone.elapsed() > Duration::from_millis(200) && Checks::count_ghosts(&world.crowd, &served, gone) == 0
+                        || gone.elapsed() > Duration::from_millis(200)
+                            && Checks::count_ghosts(&world.crowd, &served, gone) == 0
                 });
                 self.checks.ghosts.push(gone.elapsed());
                 self.checks.no_ghosts(&self.crowd, &served, gone, None);
@@ -133,14 +141,14 @@ impl World {
                 self.nodes[node].proxy.cut(false);
             }
             Fault::BrokerStop => {
-                self.broker.pause();
+                self.broker.freeze();
                 self.run_for(time);
-                self.broker.resume();
+                self.broker.thaw();
             }
             Fault::BrokerRestart => {
                 self.broker.kill();
                 self.run_for(time / 3);
-                self.broker.run();
+                self.broker.restart();
             }
             Fault::BrokerFlush => self.broker.flush(),
         }
@@ -149,21 +157,36 @@ impl World {
 
 /// One run. What was found, and a line on what happened.
 fn run(seed: u64, seconds: u64, only: Option<Fault>) -> (Vec<String>, String) {
-    let Some(broker) = Redis::start_tcp() else { return (Vec::new(), "skipped".to_owned()) };
+    let Some(broker) = RedisServer::start() else {
+        return (Vec::new(), "skipped".to_owned());
+    };
     let mut random = StdRng::seed_from_u64(seed);
     let faults: Vec<Fault> = (0..seconds.div_ceil(10))
         .map(|_| only.unwrap_or_else(|| FAULTS.choose(&mut random).unwrap().1))
         .collect();
     let rules = Rules {
-        data_lost: faults.iter().any(|fault| matches!(fault, Fault::BrokerRestart | Fault::BrokerFlush)),
+        data_lost: faults
+            .iter()
+            .any(|fault| matches!(fault, Fault::BrokerRestart | Fault::BrokerFlush)),
     };
     let mut nodes: Vec<Node> = (0..NODES)
-        .map(|_| Node { server: None, proxy: Proxy::new(broker.address()) })
+        .map(|_| Node {
+            server: None,
+            proxy: Proxy::new(broker.socket()),
+        })
         .collect();
     nodes.iter_mut().for_each(Node::start);
-    let addresses = nodes.iter().map(|node| node.server.as_ref().map(Server::addr)).collect();
+    let addresses = nodes
+        .iter()
+        .map(|node| node.server.as_ref().map(Server::addr))
+        .collect();
     let crowd = Crowd::new(CLIENTS, seed, addresses, Instant::now());
-    let mut world = World { broker, nodes, crowd, checks: Checks::new(rules) };
+    let mut world = World {
+        broker,
+        nodes,
+        crowd,
+        checks: Checks::new(rules),
+    };
 
     world.run_for(Duration::from_secs(3));
     for fault in &faults {
@@ -177,7 +200,12 @@ fn run(seed: u64, seconds: u64, only: Option<Fault>) -> (Vec<String>, String) {
     world.crowd.lively = false;
     world.checks.close_forgotten();
     world.run_for(QUIET);
-    let World { mut checks, crowd, nodes, .. } = world;
+    let World {
+        mut checks,
+        crowd,
+        nodes,
+        ..
+    } = world;
     checks.at_the_end(&crowd);
     for node in &nodes {
         let stderr = node.server.as_ref().map(Server::stderr).unwrap_or_default();
@@ -185,7 +213,10 @@ fn run(seed: u64, seconds: u64, only: Option<Fault>) -> (Vec<String>, String) {
             checks.violation(format!("a node panicked: {stderr}"));
         }
     }
-    (checks.violations.clone(), format!("seed {seed}: {faults:?}: {}", checks.summary()))
+    (
+        checks.violations.clone(),
+        format!("seed {seed}: {faults:?}: {}", checks.summary()),
+    )
 }
 
 #[test]

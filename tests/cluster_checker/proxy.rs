@@ -4,8 +4,10 @@
 //! nothing, as a network that swallows packets does.
 //! Never: looks at what passes.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -20,11 +22,11 @@ pub struct Proxy {
 struct Shared {
     cut: AtomicBool,
     over: AtomicBool,
-    open: Mutex<Vec<TcpStream>>,
+    open: Mutex<Vec<(TcpStream, UnixStream)>>,
 }
 
 impl Proxy {
-    pub fn new(to: SocketAddr) -> Self {
+    pub fn new(to: PathBuf) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
@@ -39,14 +41,25 @@ impl Proxy {
                 if own.over.load(Ordering::Relaxed) {
                     return;
                 }
-                let Ok(beyond) = TcpStream::connect(to) else { continue };
-                let (Ok(back), Ok(beyond_back)) = (stream.try_clone(), beyond.try_clone()) else { continue };
-                let mut open = own.open.lock().unwrap_or_else(PoisonError::into_inner);
-                open.extend(stream.try_clone().into_iter().chain(beyond.try_clone()));
-                drop(open);
+                let Ok(beyond) = UnixStream::connect(&to) else { continue };
+                let (Ok(back), Ok(beyond_back)) = (stream.try_clone(), beyond.try_clone()) else {
+                    continue;
+                };
+                if let (Ok(stream), Ok(beyond)) = (stream.try_clone(), beyond.try_clone()) {
+                    own.open
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push((stream, beyond));
+                }
                 let (there, here) = (own.clone(), own.clone());
-                thread::spawn(move || pass(stream, beyond, &there));
-                thread::spawn(move || pass(beyond_back, back, &here));
+                thread::spawn(move || {
+                    pass(&stream, &beyond, &there);
+                    let _ = (stream.shutdown(Shutdown::Both), beyond.shutdown(Shutdown::Both));
+                });
+                thread::spawn(move || {
+                    pass(&beyond_back, &back, &here);
+                    let _ = (back.shutdown(Shutdown::Both), beyond_back.shutdown(Shutdown::Both));
+                });
             }
         });
         Self { address, shared }
@@ -61,23 +74,27 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::Relaxed);
-        for stream in self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
+        for (stream, beyond) in self
+            .shared
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
+            let _ = (stream.shutdown(Shutdown::Both), beyond.shutdown(Shutdown::Both));
         }
         let _ = TcpStream::connect(self.address);
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
+fn pass(mut from: impl Read, mut to: impl Write, shared: &Shared) {
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut bytes) {
         while shared.cut.load(Ordering::Relaxed) && !shared.over.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(2));
         }
         if to.write_all(&bytes[..read]).is_err() {
-            break;
+            return;
         }
     }
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
 }

@@ -14,19 +14,22 @@ use crate::message::cluster::{Command, Reply, What};
 /// Nothing that is right takes so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Both ends of a channel.
+type Pipe<T> = (Sender<T>, Receiver<T>);
+
 /// What the engine is to do, and a log of what it was asked.
 struct Script {
     log: Sender<String>,
     state: Mutex<State>,
     /// Batches that were begun; each waits for a word.
-    batches: (Sender<Vec<CommandId>>, Receiver<Vec<CommandId>>),
-    words: (Sender<Word>, Receiver<Word>),
-    news: (Sender<Result<News, Trouble>>, Receiver<Result<News, Trouble>>),
+    batches: Pipe<Vec<CommandId>>,
+    words: Pipe<Word>,
+    news: Pipe<Result<News, Trouble>>,
     /// What is published; None: unheard.
     published: Sender<(Channel, Vec<u8>)>,
-    heard: (Sender<Option<Vec<u8>>>, Receiver<Option<Vec<u8>>>),
+    heard: Pipe<Option<Vec<u8>>>,
     /// Renewals wait for one each while they are held.
-    renewals: (Sender<()>, Receiver<()>),
+    renewals: Pipe<()>,
 }
 
 #[derive(Default)]

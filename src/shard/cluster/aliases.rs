@@ -48,6 +48,7 @@ mod tests {
     fn signal_alias(scene: &mut Scene, peer: PeerKey, alias: &str) {
         let message = Unresolved {
             kind: DirectKind::Signal,
+            alias: alias.into(),
             about_name: None,
             about: None,
             payload: None,

@@ -3,6 +3,7 @@
 //! Owns: what an event loop does with direct messages and broadcasts, here with numbers for payloads.
 //! Never: decides who may reach whom; it does what the shard's routes and targets say.
 
+use compact_str::CompactString;
 use peer_server::ids::SessionId;
 use peer_server::mailbox::Batch;
 use peer_server::message::DirectKind;
@@ -118,6 +119,7 @@ impl World {
         self.history.messages.insert(id, Message::new(serial, from_key, None));
         let unresolved = Unresolved {
             kind,
+            alias: CompactString::default(),
             about_name: about.map(|about| self.names[about].as_ref().into()),
             about: about.map(|about| self.nodes[n].homes.namespace(&self.names[about])),
             payload: Some(id.to_string().into()),

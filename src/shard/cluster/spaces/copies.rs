@@ -350,7 +350,7 @@ impl Shard {
         }
         // They may have moved while nobody here was told of it.
         for (loop_id, fingerprint) in elsewhere {
-            self.route_changed(loop_id, fingerprint);
+            self.forget_place_of(loop_id, fingerprint);
         }
         self.namespaces.insert(id, namespace);
         self.set_terms(id, roster.room);
