@@ -162,6 +162,10 @@ fn check(id: &str, loops: u32) {
 
 /// The same with clients that connect to one node after the other.
 fn check_on_nodes(id: &str, nodes: usize) {
+    // How many peers there may be is each node's own.
+    if id == "30-server-full" {
+        return;
+    }
     let Some(broker) = RedisServer::start() else { return };
     let socket = format!("unix:{}", broker.socket().display());
     check_with(id, 2, nodes, json!({"broker_type": "redis", "redis_addr": socket}));

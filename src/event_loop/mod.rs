@@ -438,10 +438,11 @@ impl EventLoop {
             for event in &events {
                 self.on_event(event);
             }
+            // Before the mail: another loop may know already that the broker is there, and send what needs it.
+            self.serve_broker();
             self.receive_mail();
             self.retry_held_up();
             self.serve_office();
-            self.serve_broker();
             if !self.mailbox.is_congested() {
                 self.accept();
                 self.serve_ready();

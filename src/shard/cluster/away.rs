@@ -79,13 +79,12 @@ impl Away {
     }
 
     /// Keeps a message for a peer that is being looked for; gives back one for a peer that is not.
-    fn keep(&mut self, held: Box<Held>, messages: usize, bytes: usize) -> Result<Option<Box<Held>>, Refusal> {
+    fn keep(&mut self, held: Box<Held>, bytes: usize) -> Result<Option<Box<Held>>, Refusal> {
         let size = held.bytes();
         let sought = self.sought.get_mut(&held.to);
-        let (waiting, waiting_bytes) = sought
-            .as_ref()
-            .map_or((0, 0), |sought| (sought.kept.len(), sought.bytes));
-        if waiting >= messages || waiting_bytes + size > bytes || self.kept_bytes + size > KEPT_BYTES_MAX {
+        let waiting = sought.as_ref().map_or(0, |sought| sought.bytes);
+        // Not by their number: a burst within the rate limit arrives whole (peer protocol, section 6).
+        if waiting + size > bytes || self.kept_bytes + size > KEPT_BYTES_MAX {
             return Err(Refusal::PeerBufferFull);
         }
         self.kept_bytes += size;
@@ -149,14 +148,14 @@ impl Shard {
     /// # Errors
     /// Too much is kept already, or the broker is lost: it was not kept.
     pub fn keep(&mut self, held: Box<Held>) -> Result<(), Refusal> {
-        let (messages, bytes) = (self.limits.send_buffer_size, self.limits.send_buffer_bytes);
+        let bytes = self.limits.send_buffer_bytes;
         let Some(cluster) = &mut self.cluster else {
             return Err(Refusal::PeerNotFound);
         };
         if !cluster.up {
             return Err(Refusal::BrokerUnavailable);
         }
-        let Some(held) = cluster.away.keep(held, messages, bytes)? else {
+        let Some(held) = cluster.away.keep(held, bytes)? else {
             return Ok(());
         };
         let (fingerprint, bytes) = (held.to, held.bytes());
@@ -367,12 +366,13 @@ mod tests {
             scene.collect();
             kept
         };
-        let messages = scene.shard.limits.send_buffer_size;
+        let bytes = scene.shard.limits.send_buffer_bytes;
+        let one = held(&scene, many, LoopId::new(1), 1).bytes();
+        let messages = bytes / one;
         for _ in 0..messages {
             assert_eq!(keep(&mut scene, many, 1), Ok(()));
         }
         assert_eq!(keep(&mut scene, many, 1), Err(Refusal::PeerBufferFull));
-        let bytes = scene.shard.limits.send_buffer_bytes;
         assert_eq!(keep(&mut scene, large, bytes), Err(Refusal::PeerBufferFull));
         assert_eq!(keep(&mut scene, large, bytes / 2), Ok(()));
         assert_eq!(keep(&mut scene, large, bytes / 2), Err(Refusal::PeerBufferFull));

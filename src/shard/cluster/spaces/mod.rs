@@ -221,7 +221,8 @@ impl Shard {
     /// A request to a namespace of this home, for the broker.
     pub(in crate::shard) fn ask_cluster(&mut self, asker: Asker, namespace: NamespaceId, ask: Ask) {
         let who = who(&asker);
-        let copy = self.space(namespace).is_some_and(Space::is_copy);
+        // A copy may lag behind what the asker knows already: while the broker can be asked, it is.
+        let copy = !self.is_up() && self.space(namespace).is_some_and(Space::is_copy);
         match ask {
             Ask::Leave => self.leave_space(asker, namespace),
             Ask::Discover { limit } if copy => {

@@ -70,11 +70,11 @@ fn a_roster_that_came_to_nothing_is_asked_for_again() {
 #[test]
 fn the_copy_answers_what_needs_no_one_else() {
     let mut home = Home::with_two();
-    home.ask('a', Ask::Discover { limit: 1 });
-    home.ask('a', Ask::RoomInfo);
+    home.look('a', Ask::Discover { limit: 1 });
+    home.look('a', Ask::RoomInfo);
     assert_eq!(home.said(), ["a listed b", "a room not found"]);
     home.tell(Event::Down);
-    home.ask('c', Ask::Discover { limit: 5 });
+    home.look('c', Ask::Discover { limit: 5 });
     home.ask_join('c');
     assert_eq!(home.said(), ["c listed ba", "c broker unavailable"]);
     assert!(home.commands.is_empty());
@@ -147,7 +147,7 @@ fn a_room_is_made_by_its_event_and_the_owner_is_told_before_what_comes_after() {
             assert_eq!(home.said(), ["o created"]);
         }
         assert_eq!((home.permits.rooms.now(), home.shard.rooms), (1, 1));
-        home.ask('o', Ask::RoomInfo);
+        home.look('o', Ask::RoomInfo);
         let members = if reply_first { 1 } else { 2 };
         assert_eq!(home.said(), [format!("o described {members}")]);
         home.ask('o', Ask::Leave);
@@ -268,7 +268,7 @@ fn the_same_member_again_is_announced_and_another_session_takes_its_place() {
     assert_eq!(home.said(), ["-b node 1 0", "b moved", "+b node 2 1", "b moved"]);
     home.goes(8, 'b', Some(1));
     assert_eq!(home.said(), [""; 0], "that session is over");
-    home.ask('a', Ask::Discover { limit: 9 });
+    home.look('a', Ask::Discover { limit: 9 });
     assert_eq!(home.said(), ["a listed ba"]);
 }
 

@@ -13,7 +13,7 @@ fn a_lost_roster_fails_the_join_and_takes_it_back() {
     let unavailable = ["a broker unavailable", "c broker unavailable"];
     assert_eq!(home.said(), unavailable);
     assert!(home.is_empty());
-    home.ask('d', Ask::Discover { limit: 5 });
+    home.look('d', Ask::Discover { limit: 5 });
     let (peers, total) = (Vec::new(), 0);
     home.reply(Reply::Listed { peers, total });
     assert_eq!(home.said(), ["d listed "]);
@@ -85,7 +85,7 @@ fn back_up_members_are_told_again_and_the_rosters_compared() {
     assert_eq!(home.said(), ["-b node 1 0", "b moved", "+c node 4 1", "c moved"]);
     home.comes(3, 'c', Some(4));
     assert_eq!(home.said(), [""; 0]);
-    home.ask('a', Ask::Discover { limit: 9 });
+    home.look('a', Ask::Discover { limit: 9 });
     assert_eq!(home.said(), ["a listed dace"]);
 }
 
