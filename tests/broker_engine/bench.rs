@@ -25,6 +25,10 @@ pub trait Bench {
     fn hold(&self, node: NodeId, epoch: Epoch);
     /// The lease of that node has run out, and nobody has noticed.
     fn lapse(&self, node: NodeId, epoch: Epoch);
+    /// Whatever happens next takes out all that a dead node had. Otherwise it is there until somebody declares that one dead.
+    fn buries_at_once(&self) -> bool {
+        false
+    }
 }
 
 /// A node, spoken to as its threads would.

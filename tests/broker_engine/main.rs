@@ -8,6 +8,10 @@ mod bench;
 mod connections;
 mod lease;
 mod matches;
+#[path = "../support/nats.rs"]
+#[allow(dead_code, reason = "every test file takes its own part of this")]
+mod nats_server;
+mod on_nats;
 mod on_redis;
 #[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "every test file takes its own part of this")]
