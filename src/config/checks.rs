@@ -4,20 +4,13 @@
 //! Never: changes a setting.
 
 use super::sources::Findings;
-use super::values::{BROKERS, name_of};
 use super::{BrokerType, Config, IceServer, game_server_checks};
-
-/// The brokers that this build can connect to.
-const BUILT: &[BrokerType] = &[BrokerType::Local, BrokerType::Redis];
 
 /// Looks at the effective settings as a whole.
 pub(super) fn check(config: &Config, findings: &mut Findings) {
     // Running alone in place of the broker asked for would split a fleet without anybody noticing.
-    if !BUILT.contains(&config.broker_type) {
-        findings.error(
-            "broker_type",
-            &format!("{} is not built yet", name_of(&config.broker_type, BROKERS)),
-        );
+    if config.broker_type == BrokerType::Nats && config.nats_url.is_empty() {
+        findings.error("nats_url", "missing, while broker_type is nats");
     }
     // A certificate without its key must never end in plain text.
     match (&config.tls_cert, &config.tls_key) {

@@ -419,16 +419,14 @@ fn a_certificate_and_its_key_need_each_other() {
 }
 
 #[test]
-fn a_broker_that_is_not_built_in_is_never_replaced_by_none() {
-    let name = "nats";
+fn a_broker_that_is_asked_for_is_never_replaced_by_none() {
+    assert!(one_error("{}", &[("PEER_BROKER", "nats")]).starts_with("nats_url: missing"));
     assert_eq!(
-        one_error("{}", &[("PEER_BROKER", name)]),
-        format!("broker_type: {name} is not built yet")
-    );
-    assert_eq!(
-        loaded(&format!("{{\"broker_type\":\"{name}\"}}"), &[("PEER_BROKER", "local")]),
+        loaded(r#"{"broker_type":"nats"}"#, &[("PEER_BROKER", "local")]),
         Config::default()
     );
+    let nats = loaded("{}", &[("PEER_BROKER", "nats"), ("PEER_NATS_URL", "nats://a")]);
+    assert_eq!(nats.broker_type, BrokerType::Nats);
     assert_eq!(loaded("{}", &[("PEER_BROKER", "redis")]).broker_type, BrokerType::Redis);
     for name in ["kafka", "Local", " local"] {
         assert!(one_error("{}", &[("PEER_BROKER", name)]).starts_with("broker_type: "));

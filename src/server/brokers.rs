@@ -9,6 +9,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 
 use super::{StartError, Substitutes, failed};
+use crate::broker::nats::{Nats, NatsOptions};
 use crate::broker::redis::{Address, Redis, RedisOptions, Tls};
 use crate::broker::{self, Engine, Link, NodeId, Nodes, Options, Queues, Routes, Times};
 use crate::config::{BrokerType, Config};
@@ -81,7 +82,11 @@ pub(super) fn prepare(
             let place = format!("redis at {}", options.address);
             (Arc::new(Redis::new(options, nodes.clone(), cluster_state)), place)
         }
-        BrokerType::Nats => return Err(StartError("broker_type: nats is not built yet".to_owned())),
+        BrokerType::Nats => {
+            let options = nats_options(config);
+            let nats = Nats::new(&options, nodes.clone()).map_err(|error| StartError(error.to_string()))?;
+            (Arc::new(nats), "nats".to_owned())
+        }
     };
     let (links, queues, routes) = connect(config, homes, postbox);
     let threads = Threads {
@@ -116,6 +121,19 @@ fn redis_options(config: &Config) -> Result<RedisOptions, StartError> {
         tls: config.redis_tls.then_some(Tls { ca }),
         ..RedisOptions::new(address)
     })
+}
+
+fn nats_options(config: &Config) -> NatsOptions {
+    NatsOptions {
+        url: config.nats_url.clone(),
+        user: config.nats_user.clone(),
+        password: config.nats_password.clone(),
+        token: config.nats_token.clone(),
+        creds: config.nats_creds.clone(),
+        ca: config.nats_ca.clone(),
+        own_channel: config.cluster_state,
+        snapshot_after: 0,
+    }
 }
 
 impl Prepared {

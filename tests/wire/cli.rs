@@ -246,17 +246,17 @@ fn free_port() -> u16 {
 }
 
 #[test]
-fn a_broker_that_is_not_built_in_ends_the_start() {
-    for broker in ["redis", "nats"] {
-        let failure = Server::try_start(json!({ "broker_type": broker }), &[]).err().unwrap();
+fn a_broker_that_cannot_be_used_ends_the_start() {
+    let unreachable = format!("127.0.0.1:{}", free_port());
+    for (broker, address) in [("redis", "redis_addr"), ("nats", "nats_url")] {
+        let failure = Server::try_start(json!({ "broker_type": broker, address: unreachable }), &[]);
+        let failure = failure.err().unwrap();
         assert_eq!(failure.status.and_then(|status| status.code()), Some(1), "{failure:?}");
-        assert!(
-            failure.stderr.contains(broker) && failure.stderr.contains("not built yet"),
-            "{failure:?}"
-        );
-        let failure = Server::try_start(json!({}), &[("PEER_BROKER", broker)]).err().unwrap();
-        assert_eq!(failure.status.and_then(|status| status.code()), Some(1), "{failure:?}");
+        assert!(failure.stderr.contains("cannot be reached"), "{failure:?}");
     }
+    let failure = Server::try_start(json!({}), &[("PEER_BROKER", "nats")]).err().unwrap();
+    assert_eq!(failure.status.and_then(|status| status.code()), Some(1), "{failure:?}");
+    assert!(failure.stderr.contains("nats_url"), "{failure:?}");
 }
 
 #[test]
