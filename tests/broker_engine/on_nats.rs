@@ -236,3 +236,28 @@ fn traffic_arrives_in_order_and_it_is_told_that_nobody_listens() {
         assert_eq!(unheard, [nobody]);
     });
 }
+
+/// What a command costs: `cargo test --test broker_engine what_commands_cost -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn what_commands_cost() {
+    with_nats(|bench| {
+        let mut nodes = [1, 2, 3].map(|number| Node::new(bench, number));
+        let one = &mut nodes[0];
+        let a = one.register('a', 1);
+        one.ask(join(a, "lobby"));
+        for size in [1, 16, 256] {
+            let (rounds, begun) = (4096 / size, Instant::now());
+            for _ in 0..rounds {
+                one.batch((0..size).map(|_| show(a, "lobby", "x")).collect());
+            }
+            let each = begun.elapsed() / (rounds * size);
+            let begun = Instant::now();
+            for _ in 0..rounds.min(500) {
+                one.batch((0..size).map(|_| find('a')).collect());
+            }
+            let read = begun.elapsed() / (rounds.min(500) * size);
+            println!("batches of {size}: a change takes {each:?}, a read {read:?}");
+        }
+    });
+}
