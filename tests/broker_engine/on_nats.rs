@@ -201,6 +201,29 @@ fn a_broker_that_starts_again_has_lost_everything_and_is_found_so() {
 }
 
 #[test]
+fn an_inbox_without_news_waits_and_holds_nobody_up() {
+    with_nats(|bench| {
+        let Node {
+            mut inbox,
+            mut lease,
+            epoch,
+            ..
+        } = Node::new(bench, 1);
+        let (done, is_done) = channel();
+        let reader = std::thread::spawn(move || {
+            while is_done.try_recv().is_err() {
+                inbox.read(Duration::from_millis(20), &mut |_| ()).unwrap();
+            }
+        });
+        for _ in 0..10 {
+            lease.renew(epoch).unwrap();
+        }
+        done.send(()).unwrap();
+        reader.join().unwrap();
+    });
+}
+
+#[test]
 fn traffic_arrives_in_order_and_it_is_told_that_nobody_listens() {
     with_nats(|bench| {
         let (one, two) = (Node::new(bench, 1), Node::new(bench, 2));

@@ -323,13 +323,7 @@ impl NatsInbox {
 
 impl Inbox for NatsInbox {
     fn read(&mut self, wait: Duration, told: &mut dyn FnMut(News)) -> Result<(), Trouble> {
-        let replica = &self.core.replica;
-        // A log that is followed anew may have lost entries; whoever reads on has to know of that.
-        let check = || match replica.follower() == self.follower {
-            true => Ok(()),
-            false => Err(lost("the inbox", "the log is followed anew")),
-        };
-        let (after, news) = replica.news(self.after, wait, &check)?;
+        let (after, news) = self.core.replica.news(self.follower, self.after, wait)?;
         self.after = after;
         for news in news {
             told(news);

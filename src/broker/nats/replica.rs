@@ -274,7 +274,7 @@ impl Replica {
         self.lock().state.first_node() == Some(self.nodes.own())
     }
 
-    /// Waits until `look` finds something. `check` says whether waiting is of use.
+    /// Waits until `look` finds something. `check` says whether waiting is of use; it is asked under the lock.
     fn wait<T>(
         &self,
         within: Duration,
@@ -408,15 +408,16 @@ impl Replica {
         whats.map(|what| inner.state.read(what, &eye)).collect()
     }
 
-    /// News after that entry; waits for some. The entry up to which they are.
-    pub(super) fn news(
-        &self,
-        after: u64,
-        within: Duration,
-        check: &dyn Fn() -> Result<(), Trouble>,
-    ) -> Result<(u64, Vec<News>), Trouble> {
-        let found = self.wait(within, check, |inner| inner.news_after(after))?;
-        Ok(found.unwrap_or_else(|| (after, Vec::new())))
+    /// News after that entry, from the task that folds with that number; waits for some. The entry up to which they are.
+    ///
+    /// # Errors
+    /// Another task folds: the news may not follow those from before.
+    pub(super) fn news(&self, follower: u64, after: u64, within: Duration) -> Result<(u64, Vec<News>), Trouble> {
+        let found = self.wait(within, &|| Ok(()), |inner| match inner.follower == follower {
+            true => inner.news_after(after).map(Ok),
+            false => Some(Err(Trouble::Lost("NATS: the log is followed anew".to_owned()))),
+        })?;
+        found.unwrap_or_else(|| Ok((after, Vec::new())))
     }
 }
 
