@@ -132,7 +132,8 @@ pub trait Lease: Send {
 
 /// Runs commands.
 pub trait Commands: Send {
-    /// Runs a batch in order and tells each reply in that order. Those without one when this fails may have been run or not.
+    /// Runs a batch in order and tells each reply, in that order but for what takes several steps: that comes after the others.
+    /// Those without one when this fails may have been run or not.
     ///
     /// # Errors
     /// The broker is lost, or the epoch is over.

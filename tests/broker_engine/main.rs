@@ -13,6 +13,7 @@ mod matches;
 mod nats_server;
 mod on_nats;
 mod on_redis;
+mod on_redis_faults;
 #[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "every test file takes its own part of this")]
 mod server;

@@ -1,17 +1,18 @@
 //! The scenarios on Redis, and what only Redis has: scripts that are forgotten, inboxes that are trimmed, and keys.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use peer_server::broker::redis::{Address, Redis, RedisOptions};
 use peer_server::broker::{Engine, Epoch, News, NodeId, Nodes, Trouble};
-use peer_server::ids::{Fingerprint, SessionId};
+use peer_server::ids::{CommandId, Fingerprint, SessionId};
 use peer_server::message::cluster::{Event, What, Who};
 
 use crate::bench::*;
 use crate::server::RedisServer;
 
-struct OnRedis(RedisServer);
+pub struct OnRedis(pub RedisServer);
 
 impl Bench for OnRedis {
     fn engine(&self, nodes: Arc<Nodes>) -> Arc<dyn Engine> {
@@ -33,26 +34,31 @@ impl Bench for OnRedis {
 }
 
 impl OnRedis {
-    fn run(&self, words: &[&str]) -> redis::Value {
+    pub fn run(&self, words: &[&str]) -> redis::Value {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
         command.query(&mut self.0.connect()).unwrap()
     }
 
-    /// Every key of ours but those that last.
-    fn keys(&self) -> Vec<String> {
+    /// Every key of ours but those that last, and what ends by itself.
+    pub fn keys(&self) -> Vec<String> {
         let mut keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut self.0.connect()).unwrap();
         keys.retain(|key| !["peer:generation", "peer:version", "peer:epoch"].contains(&&**key));
+        keys.retain(|key| {
+            let ends = key.starts_with("peer:t:");
+            assert!(!ends || matches!(self.run(&["PTTL", key]), redis::Value::Int(1..=60_000)));
+            !ends
+        });
         keys.sort();
         keys
     }
 }
 
-fn place(node: NodeId, epoch: Epoch) -> String {
+pub fn place(node: NodeId, epoch: Epoch) -> String {
     format!("{node}:{}", epoch.0)
 }
 
-fn with_redis(scenario: impl FnOnce(&OnRedis)) {
+pub fn with_redis(scenario: impl FnOnce(&OnRedis)) {
     if let Some(server) = RedisServer::start() {
         scenario(&OnRedis(server));
     }
@@ -298,12 +304,13 @@ fn values_that_nobody_of_ours_wrote_do_no_harm() {
             bench.run(&[&["XADD", &inbox, "1-*"][..], fields].concat());
         }
         assert_eq!(one.events(), [""; 0]);
-        // Keys of other types: the connection is given up, the process is not.
+        // Keys of other types: what is asked of them is lost, and nothing else.
         for (key, ask) in [("peer:a:alias-b", resolve("alias-b")), (&*roster_key, roster("lobby"))] {
             bench.run(&["DEL", key]);
             bench.run(&["SADD", key, "x"]);
-            assert!(matches!(one.try_batch(vec![ask]).1, Err(Trouble::Lost(_))));
-            one.commands = one.engine.commands().unwrap();
+            let replies = one.batch(vec![find('b'), ask, find('b')]);
+            let replies: Vec<_> = replies.iter().map(|reply| one.written(reply)).collect();
+            assert_eq!(replies, ["at 2", "lost", "at 2"]);
         }
         bench.run(&["XADD", &inbox, "7-1", "e", "gone"]);
         let strange = one.inbox.read(Duration::from_millis(1), &mut |_| ());
@@ -390,15 +397,96 @@ fn what_scripts_cost() {
     });
 }
 
-fn seeking(who: Who, group_size: u32) -> What {
+/// How long a large roster keeps the server from others, as above: `what_a_large_roster_costs`.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_large_roster_costs() {
+    with_redis(|bench| {
+        let mut nodes = [1, 2, 3].map(|number| Node::new(bench, number));
+        spread(&mut nodes, &|who| What::Register {
+            who,
+            aliases: Vec::new(),
+        });
+        let joined = spread(&mut nodes, &|who| entering(who, "lobby"));
+        println!("joined in {joined:?}, {} bytes", used(bench));
+        let done = AtomicBool::new(false);
+        let mut connection = bench.0.connect();
+        std::thread::scope(|scope| {
+            let pings = scope.spawn(|| {
+                let mut longest = Duration::ZERO;
+                while !done.load(Ordering::Acquire) {
+                    let from = Instant::now();
+                    redis::cmd("PING").exec(&mut connection).unwrap();
+                    longest = longest.max(from.elapsed());
+                }
+                longest
+            });
+            let from = Instant::now();
+            nodes[0].batch(vec![roster("lobby")]);
+            let took = from.elapsed();
+            done.store(true, Ordering::Release);
+            println!("roster in {took:?}, longest PING {:?}", pings.join().unwrap());
+        });
+    });
+}
+
+/// What a hundred thousand who wait for a match take, as above: `what_a_hundred_thousand_waiting_cost`.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_hundred_thousand_waiting_cost() {
+    with_redis(|bench| {
+        let mut nodes = [1, 2, 3].map(|number| Node::new(bench, number));
+        let registered = spread(&mut nodes, &|who| What::Register {
+            who,
+            aliases: Vec::new(),
+        });
+        println!("registered in {registered:?}, {} bytes", used(bench));
+        let apart = |who: Who| {
+            let mut what = seeking(who, 2);
+            if let What::Match { criteria, .. } = &mut what {
+                criteria.0[..8].copy_from_slice(&(who.session.as_u64() / 2).to_be_bytes());
+                criteria.0[8] = u8::from(who.session.as_u64() % 2 == 1);
+            }
+            what
+        };
+        bench.run(&["CONFIG", "RESETSTAT"]);
+        let waiting = spread(&mut nodes, &apart);
+        println!("waiting in {waiting:?}, {} bytes, each in a queue", used(bench));
+        println!("{:?} commands and microseconds of scripts", stats(bench));
+        bench.run(&["CONFIG", "RESETSTAT"]);
+        let met = spread(&mut nodes, &|who| seeking(who, 2));
+        println!("met in pairs in {met:?}, {} bytes", used(bench));
+        println!("{:?} commands and microseconds of scripts", stats(bench));
+    });
+}
+
+/// A hundred thousand commands, spread over the nodes. How long that takes.
+fn spread(nodes: &mut [Node], make: &dyn Fn(Who) -> What) -> Duration {
+    let from = Instant::now();
+    for first in (0..100_000).step_by(250) {
+        let batch = (first..first + 250).map(numbered).map(make);
+        nodes[(first / 250) as usize % 3].batch(batch.collect());
+    }
+    from.elapsed()
+}
+
+/// Bytes that the server uses.
+fn used(bench: &OnRedis) -> u64 {
+    let mut info = redis::cmd("INFO");
+    let text: String = info.arg("memory").query(&mut bench.0.connect()).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("used_memory:"));
+    line.unwrap().parse().unwrap()
+}
+
+pub fn seeking(who: Who, group_size: u32) -> What {
     let mut what = seek(self::who('a', 0), group_size, 1);
-    if let What::Match { who: asker, .. } = &mut what {
-        *asker = who;
+    if let What::Match { who: asker, ticket, .. } = &mut what {
+        (*asker, *ticket) = (who, CommandId::from_u64(who.session.as_u64()));
     }
     what
 }
 
-fn entering(who: Who, name: &str) -> What {
+pub fn entering(who: Who, name: &str) -> What {
     let mut what = join(self::who('a', 0), name);
     if let What::Join {
         who: asker,
@@ -412,7 +500,7 @@ fn entering(who: Who, name: &str) -> What {
     what
 }
 
-fn numbered(session: u64) -> Who {
+pub fn numbered(session: u64) -> Who {
     let fingerprint = Fingerprint::of_key(&format!("key {session}"));
     Who {
         fingerprint,
@@ -433,7 +521,7 @@ fn measure(bench: &OnRedis, node: &mut Node, size: u64, name: &str, batch: Vec<W
 }
 
 /// Commands that scripts ran, and microseconds of the scripts.
-fn stats(bench: &OnRedis) -> (u64, f64) {
+pub fn stats(bench: &OnRedis) -> (u64, f64) {
     let text: String = redis::cmd("INFO")
         .arg("commandstats")
         .query(&mut bench.0.connect())

@@ -11,6 +11,7 @@ use redis::{Cmd, Connection, Value};
 use super::entries::{Reader, fingerprint, info_text, list, number, senseless, small, terms, text};
 use super::keys::{hex, namespace as ns, place};
 use super::lease::Memory;
+use super::pages::{self, Head};
 use super::scripts::{self, Script};
 use crate::broker::{Commands, Epoch, Nodes, Trouble};
 use crate::ids::{CommandId, NamespaceId};
@@ -27,6 +28,8 @@ pub(super) struct RedisCommands {
 
 /// Commands that are on their way at once.
 const PIPELINE: usize = 512;
+/// Steps that one command may take. A match takes one for each hundred dead before it.
+const STEPS_MAX: usize = 1_000;
 
 impl RedisCommands {
     pub(super) fn new(connection: Connection, nodes: Arc<Nodes>, memory: Arc<Memory>) -> Self {
@@ -48,14 +51,106 @@ impl Commands for RedisCommands {
             let was_emptied = self.memory.was_emptied();
             runs.clear();
             runs.extend(part.iter().map(|command| written(&command.what, &place, was_emptied)));
+            let mut unfinished = Vec::new();
             scripts::run(&mut self.connection, &runs, |index, answer| {
                 if let Some(command) = part.get(index) {
-                    told(command.id, reply(&command.what, &answer, &self.reader)?);
+                    match step(&command.what, &answer, &self.reader) {
+                        Step::Replied(reply) => told(command.id, reply),
+                        more => unfinished.push((command, more)),
+                    }
                 }
                 Ok(())
             })?;
+            for (command, more) in unfinished {
+                let reply = self.finish(&place, command, more)?;
+                told(command.id, reply);
+            }
         }
         Ok(())
+    }
+}
+
+/// What a script has come to.
+enum Step {
+    Replied(Reply),
+    /// It was too much for one step: it is to be run again.
+    Again,
+    /// The roster's entries are to be read.
+    Roster {
+        joined: Option<u64>,
+        head: Head,
+    },
+}
+
+impl RedisCommands {
+    /// Goes on until there is a reply.
+    fn finish(&mut self, place: &str, command: &Command, mut step: Step) -> Result<Reply, Trouble> {
+        for _ in 0..STEPS_MAX {
+            match step {
+                Step::Replied(reply) => return Ok(reply),
+                Step::Again => {}
+                Step::Roster { joined, head } => {
+                    let Some(namespace) = about_which(&command.what) else {
+                        break;
+                    };
+                    let Some(roster) = pages::read(&mut self.connection, &ns(namespace), head, &self.reader)? else {
+                        break;
+                    };
+                    return Ok(match joined {
+                        Some(version) => Reply::Joined {
+                            version,
+                            roster: Some(roster),
+                        },
+                        None => Reply::Roster(roster),
+                    });
+                }
+            }
+            let run = written(&command.what, place, self.memory.was_emptied());
+            let mut next = Step::Replied(Reply::Lost);
+            scripts::run(&mut self.connection, &[run], |_, answer| {
+                next = self::step(&command.what, &answer, &self.reader);
+                Ok(())
+            })?;
+            step = next;
+        }
+        self.reader.count_strange();
+        Ok(Reply::Lost)
+    }
+}
+
+/// What an answer means. One that makes no sense, or says that the script failed of what it found, concerns this command
+/// alone: whoever put it there must not cut this node off.
+fn step(what: &What, answer: &Value, reader: &Reader) -> Step {
+    let read = || -> Result<Step, Trouble> {
+        let step = match list(answer)? {
+            [word] if text(word) == Some(b"again") => Step::Again,
+            [word, roster] if text(word) == Some(b"roster") => match pages::head(roster)? {
+                Some(head) => Step::Roster { joined: None, head },
+                None => Step::Replied(reply(what, answer, reader)?),
+            },
+            [word, version, roster] if text(word) == Some(b"joined") => match pages::head(roster)? {
+                Some(head) => Step::Roster {
+                    joined: Some(number(version)?),
+                    head,
+                },
+                None => Step::Replied(reply(what, answer, reader)?),
+            },
+            _ => Step::Replied(reply(what, answer, reader)?),
+        };
+        Ok(step)
+    };
+    read().unwrap_or_else(|trouble| {
+        tracing::warn!(reason = %trouble, "a command failed of what the broker keeps");
+        reader.count_strange();
+        Step::Replied(Reply::Lost)
+    })
+}
+
+/// Of which namespace the roster is.
+fn about_which(what: &What) -> Option<NamespaceId> {
+    match what {
+        What::Join { namespace, .. } | What::Roster { namespace } => Some(*namespace),
+        _ => None,
     }
 }
 
@@ -201,7 +296,7 @@ fn flag(set: bool) -> &'static str {
     if set { "1" } else { "0" }
 }
 
-/// What an answer means.
+/// What an answer of one step means.
 fn reply(what: &What, answer: &Value, reader: &Reader) -> Result<Reply, Trouble> {
     let Some((word, rest)) = list(answer)?.split_first() else {
         return Err(senseless(answer));

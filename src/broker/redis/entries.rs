@@ -82,7 +82,7 @@ impl Reader {
     pub(super) fn members(&self, entries: &Value) -> Result<Vec<Member>, Trouble> {
         let mut members = Vec::new();
         for entry in list(entries)? {
-            match self.member(text(entry).unwrap_or_default())? {
+            match self.one_member(text(entry).unwrap_or_default())? {
                 Some(member) => members.push(member),
                 None => self.count_strange(),
             }
@@ -90,7 +90,11 @@ impl Reader {
         Ok(members)
     }
 
-    fn member(&self, entry: &[u8]) -> Result<Option<Member>, Trouble> {
+    /// An entry of a roster; None: it makes no sense.
+    ///
+    /// # Errors
+    /// Numbers of nodes are used up.
+    pub(super) fn one_member(&self, entry: &[u8]) -> Result<Option<Member>, Trouble> {
         let Some(space) = entry.iter().position(|byte| *byte == b' ') else {
             return Ok(None);
         };

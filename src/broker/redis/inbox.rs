@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use redis::{Connection, Value};
+use redis::{Connection, ConnectionLike as _, Value};
 
 use super::connect::{exchange, lost};
 use super::entries::{Reader, list, senseless, text};
@@ -27,12 +27,14 @@ pub(super) struct RedisInbox {
     /// The number of the next entry.
     next: u64,
     trimmed: u64,
+    /// The server came back with an older state: what was read is not all that there was.
+    is_older: bool,
     wait: Option<Duration>,
 }
 
 impl RedisInbox {
     pub(super) fn new(
-        connection: Connection,
+        mut connection: Connection,
         nodes: &Nodes,
         reader: Reader,
         epoch: Epoch,
@@ -44,12 +46,18 @@ impl RedisInbox {
                 .and_then(|number| number.checked_add(1))
                 .ok_or_else(|| Trouble::Lost("no place in an inbox".to_owned()))?,
         };
+        let key = keys::inbox(&keys::place(nodes.own(), epoch));
+        let written = match next {
+            0 => 0,
+            _ => written(&mut connection, &key)?,
+        };
         Ok(Self {
             connection,
             reader,
-            key: keys::inbox(&keys::place(nodes.own(), epoch)),
-            next,
-            trimmed: next,
+            key,
+            next: next.min(written),
+            trimmed: next.min(written),
+            is_older: written < next,
             wait: None,
         })
     }
@@ -88,6 +96,9 @@ impl RedisInbox {
 
 impl Inbox for RedisInbox {
     fn read(&mut self, wait: Duration, told: &mut dyn FnMut(News)) -> Result<(), Trouble> {
+        if std::mem::take(&mut self.is_older) {
+            told(News::Gap);
+        }
         if self.wait != Some(wait) {
             let limit = self.connection.set_read_timeout(Some(wait + ANSWER));
             limit.map_err(|error| lost(&error))?;
@@ -132,6 +143,22 @@ impl Inbox for RedisInbox {
     fn place(&self) -> Option<String> {
         self.next.checked_sub(1).map(|last| format!("1-{last}"))
     }
+}
+
+/// How many entries an inbox ever had.
+fn written(connection: &mut Connection, key: &str) -> Result<u64, Trouble> {
+    let mut about = redis::cmd("XINFO");
+    about.arg("STREAM").arg(key);
+    let answer = connection.req_command(&about).map_err(|error| lost(&error))?;
+    // One that is not there is answered by an error.
+    let Value::Array(fields) = answer else { return Ok(0) };
+    let mut fields = fields.iter();
+    let last = fields
+        .find(|field| text(field) == Some(b"last-generated-id"))
+        .and_then(|_| fields.next())
+        .and_then(text)
+        .and_then(number_of);
+    Ok(last.map_or(0, |last| last.saturating_add(1)))
 }
 
 /// The number in `1-<number>`.

@@ -3,7 +3,7 @@
 //! Owns: the connection on which it is kept, and what this process remembers of the broker's data over all connections.
 //! Never: decides outside of a script whether it holds.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::{Connection, Value};
@@ -99,7 +99,10 @@ impl RedisLease {
             answer = value;
             Ok(())
         })?;
-        Ok(answer)
+        match &answer {
+            Value::ServerError(_) => Err(senseless(&answer)),
+            _ => Ok(answer),
+        }
     }
 }
 
@@ -124,10 +127,18 @@ impl Lease for RedisLease {
     fn sweep(&mut self) -> Result<bool, Trouble> {
         let mut run = Script::Sweep.run();
         run.arg(SWEEP_MAX);
-        match self.run(run)? {
-            Value::Int(more) => Ok(more != 0),
-            other => Err(senseless(&other)),
-        }
+        let mut is_more = false;
+        scripts::run(&mut self.connection, &[run], |_, answer| {
+            match answer {
+                Value::Int(more) => is_more = more != 0,
+                // It fails of what somebody else left there. That ends no lease; the next renewal is followed by another try.
+                _ => {
+                    self.memory.strange.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(is_more)
     }
 
     fn release(&mut self, epoch: Epoch) -> Result<(), Trouble> {

@@ -9,6 +9,7 @@ mod entries;
 mod inbox;
 mod keys;
 mod lease;
+mod pages;
 mod publisher;
 mod scripts;
 mod subscriber;

@@ -77,8 +77,8 @@ impl Script {
     }
 }
 
-/// Runs packed scripts in order and tells each answer in order. Those that the server does not know are loaded, and the
-/// rest is run again from the first of them.
+/// Runs packed scripts in order and tells each answer in order, also that one failed of what it found
+/// ([`Value::ServerError`]). Those that the server does not know are loaded, and the rest is run again from the first of them.
 ///
 /// # Errors
 /// The broker is lost, or this node's epoch is over.
@@ -102,10 +102,15 @@ pub(super) fn run(
                     unknown = true;
                     return Ok(());
                 }
-                return Err(match error.code() {
-                    "LAPSED" => Trouble::Lapsed,
-                    code => Trouble::Lost(format!("{code} {}", error.details().unwrap_or_default())),
-                });
+                match error.code() {
+                    "LAPSED" => return Err(Trouble::Lapsed),
+                    // What it found is not what it takes: with anything else it would have gone well.
+                    "ERR" | "WRONGTYPE" => {}
+                    code => {
+                        let why = error.details().unwrap_or_default();
+                        return Err(Trouble::Lost(format!("{code} {why}")));
+                    }
+                }
             }
             if unknown {
                 // Somebody else loads them at the same time: what stands later was done before what stands earlier.

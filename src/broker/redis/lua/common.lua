@@ -41,13 +41,46 @@ local function is_stale(fingerprint, at)
   return call('HGET', 'peer:p:' .. fingerprint, 'at') ~= at
 end
 
--- Appends an event to the inboxes of these places, those marked dead left out. The id says how many came before.
+-- Whether a step failed because of what is kept, which nobody of ours wrote: it would fail again.
+local function is_spoilt(failure)
+  local text = type(failure) == 'table' and failure.err or tostring(failure)
+  for _, sign in ipairs({ 'WRONGTYPE', 'attempt to', 'equal or smaller' }) do
+    if string.find(text, sign, 1, true) then
+      return true
+    end
+  end
+  return false
+end
+
+local bury
+
+-- Appends an event to the inboxes of these places, those marked dead left out. The id says how many came before. A node
+-- whose inbox takes none would miss it: it is marked dead, and begins anew.
 local function tell(places, ...)
   for place in pairs(places) do
     if is_listed(place) then
-      call('XADD', 'peer:in:' .. place, 'MAXLEN', '~', INBOX_MAX, '1-*', ...)
+      local told = redis.pcall('XADD', 'peer:in:' .. place, 'MAXLEN', '~', INBOX_MAX, '1-*', ...)
+      if type(told) == 'table' and told.err then
+        if not is_spoilt(told) then
+          error(told.err)
+        end
+        bury(place)
+      end
     end
   end
+end
+
+-- Marks a place dead: all nodes that are left are told, and its entries wait to be swept.
+function bury(place)
+  call('ZREM', 'peer:leases', place)
+  leases[place] = false
+  call('SADD', 'peer:dead', place)
+  call('UNLINK', 'peer:in:' .. place)
+  local others = {}
+  for _, other in ipairs(call('ZRANGE', 'peer:leases', 0, -1)) do
+    others[other] = true
+  end
+  tell(others, 'e', 'gone', 'p', place)
 end
 
 -- What is known of a namespace: `places` with the members that each has, `live` of them on nodes not marked dead.
@@ -117,7 +150,8 @@ local function next_version(space)
   return space.version
 end
 
--- Puts a member in, or in place of `old`, its entry so far, and announces it.
+-- Puts a member in, or in place of `old`, its entry so far, and announces it. What it had on a dead node every copy has lost:
+-- it stands last.
 local function enter(space, fingerprint, at, info, old)
   local ns, place = space.ns, place_of(at)
   local version = next_version(space)
@@ -125,7 +159,8 @@ local function enter(space, fingerprint, at, info, old)
   if old_place ~= place then
     if old then
       count(space, old_place, -1)
-    else
+    end
+    if not old or not is_listed(old_place) then
       call('ZADD', 'peer:o:' .. ns, version, fingerprint)
       call('HSET', 'peer:p:' .. fingerprint, 'm:' .. ns, '')
     end
@@ -190,10 +225,10 @@ local function leave_all(fingerprint, fields, keep)
     local kind, ns = string.match(fields[at], '^([mt]):(.*)$')
     if kind and not keep[ns] then
       left = left + 1
-      if kind == 'm' then
-        leave(ns, fingerprint)
-      else
-        withdraw(ns, fingerprint)
+      -- A namespace that nobody of ours can have made so does not keep the rest from its end.
+      local done, failure = pcall(kind == 'm' and leave or withdraw, ns, fingerprint)
+      if not done and not is_spoilt(failure) then
+        error(failure)
       end
     end
   end
@@ -270,10 +305,24 @@ local function members(space, limit)
   return found
 end
 
--- Everybody: version, what makes it a room or nothing, entries.
+-- A roster with more entries is read in steps of as many.
+local PAGE = 1000
+
+-- Everybody: version, what makes it a room or nothing, entries. If they are many there are none of them, but the places that
+-- are not marked dead: the asker reads the entries by himself.
 local function roster(space)
   if space.live <= 0 then
     return { 0, '', 0, {} }
   end
-  return { space.version, space.owner or '', space.max or 0, members(space, math.huge) }
+  local owner, max = space.owner or '', space.max or 0
+  if space.all <= PAGE then
+    return { space.version, owner, max, members(space, math.huge) }
+  end
+  local listed = {}
+  for place in pairs(space.places) do
+    if is_listed(place) then
+      listed[#listed + 1] = place
+    end
+  end
+  return { space.version, owner, max, {}, listed }
 end

@@ -17,7 +17,7 @@ local old = call('HGET', 'peer:r:' .. ns, fingerprint)
 if old and space.live == 0 then
   old = false
 end
-if not old then
+if not old or not is_listed(place_of(old)) then
   local most = is_room(space) and space.max or tonumber(ARGV[8])
   if space.live >= most then
     return { 'refused', room and 'room full' or 'namespace full' }

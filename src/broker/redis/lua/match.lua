@@ -1,6 +1,8 @@
 -- Arguments: place, fingerprint, session, namespace, name, info, group size, criteria, ticket, whether it is refused if it
 -- would have to wait, whether it may wait already, the name of the group.
 local place, fingerprint, session, ns, info = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[6]
+-- How long it is known that a request was met: a node that comes back later may have its requests met again.
+local MET_MS = 60000
 local size, ticket = tonumber(ARGV[7]), ARGV[9]
 if not is_alive(place) then
   return lapsed()
@@ -20,10 +22,20 @@ if ARGV[11] == '1' and call('HGET', own, 't:' .. ns) == queue then
     return { 'waiting' }
   end
 end
+-- A request that was met is not to be met again: this node will hear of it, or it was told to its inbox in an earlier epoch.
+local met = 'peer:t:%s:%s'
+if ARGV[11] == '1' then
+  local epoch = call('GET', string.format(met, node_of(place), ticket))
+  if epoch then
+    return { place == node_of(place) .. ':' .. epoch and 'done' or 'stale' }
+  end
+end
 withdraw(ns, fingerprint)
 
--- The oldest whose nodes are alive. The dead are taken out on the way, so those found always stand first.
-local needed, found, entries = size - 1, {}, {}
+-- The oldest whose nodes are alive. The dead are taken out on the way, so those found always stand first. If the dead are
+-- many the asker has it run again.
+local DEAD_MAX = 100
+local needed, found, entries, dead = size - 1, {}, {}, 0
 if call('ZCARD', order) >= needed then
   while #found < needed do
     local keys = call('ZRANGE', order, #found, needed - 1)
@@ -33,10 +45,15 @@ if call('ZCARD', order) >= needed then
     for index, other in ipairs(call('HMGET', waiting, unpack(keys))) do
       if other and is_alive(place_of(other)) then
         found[#found + 1], entries[#entries + 1] = keys[index], other
+      elseif dead == DEAD_MAX then
+        return { 'again' }
       else
+        dead = dead + 1
         call('ZREM', order, keys[index])
         call('HDEL', waiting, keys[index])
-        call('HDEL', 'peer:p:' .. keys[index], 't:' .. ns)
+        if call('HGET', 'peer:p:' .. keys[index], 't:' .. ns) == queue then
+          call('HDEL', 'peer:p:' .. keys[index], 't:' .. ns)
+        end
       end
     end
   end
@@ -65,6 +82,8 @@ for index, other in ipairs(entries) do
   local there, of_session, of_ticket, shown = string.match(other, '^(%x+:%d+):(%d+) (%d+) (.*)$')
   shared[#shared + 1] = 'i'
   shared[#shared + 1] = shown
+  local node, epoch = string.match(there, '^(%x+):(%d+)$')
+  call('SET', string.format(met, node, of_ticket), epoch, 'PX', MET_MS)
   concerned[there] = concerned[there] or {}
   table.insert(concerned[there], found[index] .. ':' .. of_session .. ':' .. of_ticket)
 end

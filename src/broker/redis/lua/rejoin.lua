@@ -15,7 +15,7 @@ if old == at .. ' ' .. info then
   return { 'joined', space.version }
 elseif old and string.match(old, '^%S+') == at then
   return { 'joined', show(space, fingerprint, at, info) }
-elseif old then
+elseif old and (space.live == 0 or is_listed(place_of(old))) then
   return { 'joined', enter(space, fingerprint, at, info, old) }
 end
 if owner and not is_room(space) then
@@ -31,4 +31,4 @@ else
   end
   begin(space, name)
 end
-return { 'joined', enter(space, fingerprint, at, info, false) }
+return { 'joined', enter(space, fingerprint, at, info, old) }

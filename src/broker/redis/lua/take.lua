@@ -14,7 +14,8 @@ if (tonumber(call('GET', 'peer:version') or nil) or 0) < micros then
 end
 bury_lapsed()
 local place = node .. ':' .. epoch
-if epoch ~= '' and seen == generation and is_alive(place) then
+local inbox = call('TYPE', 'peer:in:' .. place).ok
+if epoch ~= '' and seen == generation and is_alive(place) and (inbox == 'stream' or inbox == 'none') then
   call('ZADD', 'peer:leases', now + length, place)
   return { epoch, generation }
 end
