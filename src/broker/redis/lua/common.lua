@@ -285,19 +285,22 @@ local function is_free(alias, fingerprint)
   return not is_listed(place_of(call('HGET', 'peer:p:' .. holder, 'at')))
 end
 
+-- Entries looked at for a list: behind more of the dead it ends early, until they are swept.
+local LOOKED_AT_MAX = 2000
+
 -- Entries of at most `limit` members in join order, without those on dead nodes.
 local function members(space, limit)
   local ns, found, from = space.ns, {}, 0
   local is_whole = space.live == space.all
-  while #found < limit do
-    local span = math.min(limit - #found, 1000)
+  while #found < limit and from < LOOKED_AT_MAX do
+    local span = is_whole and math.min(limit - #found, 1000) or 1000
     local keys = call('ZRANGE', 'peer:o:' .. ns, from, from + span - 1)
     if #keys == 0 then
       break
     end
     from = from + #keys
     for _, entry in ipairs(call('HMGET', 'peer:r:' .. ns, unpack(keys))) do
-      if is_whole or (entry and is_listed(place_of(entry))) then
+      if #found < limit and (is_whole or (entry and is_listed(place_of(entry)))) then
         found[#found + 1] = entry
       end
     end
