@@ -74,9 +74,14 @@ impl PlainEar {
         if node_id.is_empty() || !fleet::push_ack(&mut ack, id, &self.own, node_id, full) {
             return;
         }
-        match figures.take(ack.len()) {
-            true => drop(self.queues.answers.send((Channel::Ack, ack))),
-            false => count(&figures.refused_full, 1),
+        let bytes = ack.len();
+        if !figures.take(bytes) {
+            return count(&figures.refused_full, 1);
+        }
+        // This thread hears all other nodes: it must not wait for the one that publishes.
+        if self.queues.answers.try_send((Channel::Ack, ack)).is_err() {
+            figures.give_back(bytes);
+            count(&figures.refused_full, 1);
         }
     }
 

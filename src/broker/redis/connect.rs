@@ -136,9 +136,8 @@ impl Address {
 }
 
 fn parse_place(text: &str, default_port: u16) -> Result<(String, u16), String> {
-    let wrong = || {
-        format!("{text:?} is not host:port, [IPv6 address]:port, unix:/path, or sentinel://name@host:port,host:port")
-    };
+    // Not shown: somebody may have written a password into it.
+    let wrong = || "not host:port, [IPv6 address]:port, unix:/path, or sentinel://name@host:port,host:port".to_owned();
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, port) = rest.split_once(']').ok_or_else(wrong)?;
         host.parse::<Ipv6Addr>().map_err(|_| wrong())?;

@@ -13,7 +13,7 @@ use crate::broker::{Nodes, Trouble};
 use crate::dialect::peer::{push_peer_info, read_peer_info};
 use crate::ids::{CommandId, Fingerprint, NodeNo, SessionId};
 use crate::message::cluster::{Change, Event, Member, RoomTerms, Roster, Who};
-use crate::message::{GROUP_MAX, Matched, NAME_MAX, PeerInfo};
+use crate::message::{ALIAS_MAX, APP_TYPE_MAX, GROUP_MAX, Matched, NAME_MAX, PeerInfo};
 
 /// How an info is kept.
 pub(super) fn info_text(info: &PeerInfo) -> Vec<u8> {
@@ -21,6 +21,9 @@ pub(super) fn info_text(info: &PeerInfo) -> Vec<u8> {
     push_peer_info(&mut text, info);
     text
 }
+
+/// The longest info: in an alias or an `app_type` each byte may stand as an escape of six.
+const INFO_TEXT_MAX: usize = PeerInfo::JSON_LEN_MAX + 5 * (ALIAS_MAX + APP_TYPE_MAX);
 
 /// Reads entries and events.
 #[derive(Clone, Debug)]
@@ -45,7 +48,7 @@ impl Reader {
 
     /// An info.
     pub(super) fn info(&self, text: &[u8]) -> Option<Arc<PeerInfo>> {
-        if text.len() > PeerInfo::JSON_LEN_MAX {
+        if text.len() > INFO_TEXT_MAX {
             return None;
         }
         let text = std::str::from_utf8(text).ok()?;
@@ -311,4 +314,29 @@ pub(super) fn senseless(value: &Value) -> Trouble {
     // Whatever it is, an operator needs no more than its beginning.
     let text: String = format!("{value:?}").chars().take(80).collect();
     Trouble::Lost(format!("the broker's answer makes no sense: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::broker::NodeId;
+    use crate::message::{META_MAX, Meta};
+
+    #[test]
+    fn the_largest_info_is_read_back_however_its_texts_are_escaped() {
+        let value = format!("\"{}\"", "x".repeat(META_MAX - 16));
+        let meta = |name: &str| Meta::from_entries(vec![(name.into(), value.as_str().into())]);
+        let info = PeerInfo {
+            fingerprint: Fingerprint::of_key("somebody"),
+            alias: "\u{1}".repeat(ALIAS_MAX).into(),
+            app_type: "\n".repeat(APP_TYPE_MAX).into(),
+            meta: meta("\"a\"").overlaid(&meta("\"b\"")),
+        };
+        let text = info_text(&info);
+        assert!(text.len() > PeerInfo::JSON_LEN_MAX - 64);
+        let reader = Reader::new(Arc::new(Nodes::new(NodeId::from_bytes([1; 16]))), Arc::default());
+        assert_eq!(reader.info(&text).as_deref(), Some(&info));
+        assert!(reader.info(&vec![b' '; INFO_TEXT_MAX + 1]).is_none());
+    }
 }
