@@ -44,6 +44,7 @@ fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
             words: arguments.words.clone(),
         },
     )?;
+    server::check(&config)?;
     match arguments.command {
         Command::CheckConfig => {
             warnings

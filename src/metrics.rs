@@ -107,6 +107,7 @@ metrics! {
     Close1007 = Counter "peer_server_closes_total" "code=\"1007\"" "WebSocket closes by code, whoever began.",
     Close1008 = Counter "peer_server_closes_total" "code=\"1008\"" "WebSocket closes by code, whoever began.",
     Close1009 = Counter "peer_server_closes_total" "code=\"1009\"" "WebSocket closes by code, whoever began.",
+    Close1012 = Counter "peer_server_closes_total" "code=\"1012\"" "WebSocket closes by code, whoever began.",
     Close1013 = Counter "peer_server_closes_total" "code=\"1013\"" "WebSocket closes by code, whoever began.",
     Close4001 = Counter "peer_server_closes_total" "code=\"4001\"" "WebSocket closes by code, whoever began.",
     CloseOther = Counter "peer_server_closes_total" "code=\"other\"" "WebSocket closes by code, whoever began.",
@@ -161,6 +162,37 @@ metrics! {
     GameServerCallsGood = Counter "peer_server_game_server_calls_total" "outcome=\"good\"" "Calls of the provider's interface by outcome.",
     GameServerCallsFailed = Counter "peer_server_game_server_calls_total" "outcome=\"failed\"" "Calls of the provider's interface by outcome.",
     GameServerCallNanos = Counter "peer_server_game_server_call_seconds_total" "" "Time that calls of the provider's interface took.",
+    BrokerUp = Gauge "peer_server_broker_up" "" "Whether the broker is there.",
+    BrokerLeaseAge = Gauge "peer_server_broker_lease_age_seconds" "" "Time since the renewal that this node's lease counts from.",
+    BrokerRoundTrip = Gauge "peer_server_broker_round_trip_seconds" "" "Time that the last renewal of the lease took.",
+    BrokerQueueBytes = Gauge "peer_server_broker_queue_bytes" "" "Bytes that wait for the broker.",
+    ClusterNodes = Gauge "peer_server_cluster_nodes" "" "Nodes that were alive at the last renewal.",
+    ClusterPeers = Gauge "peer_server_cluster_peers" "" "Peers that were registered on them.",
+    BrokerCommands = Counter "peer_server_broker_commands_total" "" "Commands handed to the broker.",
+    BrokerBatches = Counter "peer_server_broker_batches_total" "" "Batches that they were handed over in.",
+    BrokerCommandsLost = Counter "peer_server_broker_commands_lost_total" "" "Commands whose answer never came.",
+    BrokerMessagesOut = Counter "peer_server_broker_messages_total" "direction=\"out\"" "Messages between nodes.",
+    BrokerMessagesIn = Counter "peer_server_broker_messages_total" "direction=\"in\"" "Messages between nodes.",
+    BrokerBytesOut = Counter "peer_server_broker_message_bytes_total" "direction=\"out\"" "Bytes of messages between nodes.",
+    BrokerBytesIn = Counter "peer_server_broker_message_bytes_total" "direction=\"in\"" "Bytes of messages between nodes.",
+    BrokerUnheard = Counter "peer_server_broker_unheard_total" "" "Messages to a node that nobody listened to.",
+    BrokerLinkGaps = Counter "peer_server_broker_link_gaps_total" "" "Messages of other nodes that never came.",
+    BrokerStrange = Counter "peer_server_broker_strange_total" "" "Messages of other nodes, and entries of the broker's data, that made no sense.",
+    BrokerForeign = Counter "peer_server_broker_foreign_total" "" "Messages of nodes of another implementation, or without shared state.",
+    BrokerRefusedFull = Counter "peer_server_broker_refused_total" "reason=\"full\"" "Commands and messages between nodes that were not taken, by reason.",
+    BrokerRefusedDown = Counter "peer_server_broker_refused_total" "reason=\"down\"" "Commands and messages between nodes that were not taken, by reason.",
+    BrokerRefusedBehind = Counter "peer_server_broker_refused_total" "reason=\"behind\"" "Commands and messages between nodes that were not taken, by reason.",
+    BrokerDropped = Counter "peer_server_broker_dropped_total" "" "Messages that waited for the broker when it was lost.",
+    BrokerReconnects = Counter "peer_server_broker_reconnects_total" "" "Times that the broker was back.",
+    NodeFramesSent = Counter "peer_server_node_frames_total" "event=\"sent\"" "Messages of peers, and refusals of them, between nodes.",
+    NodeFramesReceived = Counter "peer_server_node_frames_total" "event=\"received\"" "Messages of peers, and refusals of them, between nodes.",
+    NodeFramesDropped = Counter "peer_server_node_frames_total" "event=\"dropped\"" "Messages of peers, and refusals of them, between nodes.",
+    NodeFramesFaulty = Counter "peer_server_node_frames_total" "event=\"faulty\"" "Messages of peers, and refusals of them, between nodes.",
+    NodeFramesMisled = Counter "peer_server_node_frames_total" "event=\"misled\"" "Messages of peers, and refusals of them, between nodes.",
+    NodeDeliveries = Counter "peer_server_node_deliveries_total" "" "Deliveries of messages that came from other nodes.",
+    NodeRefusedHere = Counter "peer_server_node_refusals_total" "by=\"here\"" "Messages to or from other nodes that were refused, by whom.",
+    NodeRefusedThere = Counter "peer_server_node_refusals_total" "by=\"there\"" "Messages to or from other nodes that were refused, by whom.",
+    NodeRefusedBroker = Counter "peer_server_node_refusals_total" "by=\"broker\"" "Messages to or from other nodes that were refused, by whom.",
     Wakeups = Counter "peer_server_loop_iterations_total" "" "Turns of the event loops.",
     BusyNanos = Counter "peer_server_loop_busy_seconds_total" "" "Time that the loops spent working.",
 }
@@ -251,6 +283,7 @@ impl Counters {
             1007 => Metric::Close1007,
             1008 => Metric::Close1008,
             1009 => Metric::Close1009,
+            1012 => Metric::Close1012,
             1013 => Metric::Close1013,
             4001 => Metric::Close4001,
             _ => Metric::CloseOther,
@@ -267,10 +300,12 @@ struct Published {
     lag_nanos: AtomicU64,
 }
 
-/// What all loops published.
+/// What all loops published, and what is the whole process's.
 #[derive(Clone, Debug)]
 pub struct Board {
     loops: Arc<[Published]>,
+    /// Written by whichever loop is asked for it.
+    process: Arc<[AtomicU64; COUNT]>,
 }
 
 impl Board {
@@ -283,6 +318,7 @@ impl Board {
         };
         Self {
             loops: (0..loops).map(|_| zeros()).collect(),
+            process: Arc::new(std::array::from_fn(|_| AtomicU64::new(0))),
         }
     }
 
@@ -300,11 +336,21 @@ impl Board {
         }
     }
 
-    /// The sum over all loops.
+    /// Sets what no loop counts, for the whole process.
+    pub fn set(&self, metric: Metric, value: u64) {
+        self.process[metric as usize].store(value, Ordering::Relaxed);
+    }
+
+    /// The sum over all loops, and what is the whole process's.
     pub fn sum(&self, metric: Metric) -> u64 {
-        self.loops
-            .iter()
-            .map(|published| published.values[metric as usize].load(Ordering::Relaxed))
+        self.sum_at(metric as usize)
+    }
+
+    fn sum_at(&self, index: usize) -> u64 {
+        let loops = self.loops.iter().map(|published| &published.values[index]);
+        loops
+            .chain([&self.process[index]])
+            .map(|value| value.load(Ordering::Relaxed))
             .sum()
     }
 
@@ -317,13 +363,13 @@ impl Board {
                 let kind = if row.kind == Kind::Counter { "counter" } else { "gauge" };
                 push_head(out, family, row.help, kind);
             }
-            let sum: u64 = self.loops.iter().map(|l| l.values[index].load(Ordering::Relaxed)).sum();
+            let sum = self.sum_at(index);
             let labels = if row.labels.is_empty() {
                 String::new()
             } else {
                 format!("{{{}}}", row.labels)
             };
-            let seconds = family.ends_with("_seconds_total");
+            let seconds = family.ends_with("_seconds") || family.ends_with("_seconds_total");
             let value = if seconds {
                 format!("{:.6}", sum as f64 / 1e9)
             } else {
@@ -399,6 +445,10 @@ mod tests {
         counters.turn(2_000_000_000);
         board.publish(0, &counters);
         board.publish(1, &counters);
+        for _ in 0..2 {
+            board.set(Metric::BrokerUp, 1);
+            board.set(Metric::BrokerLeaseAge, 1_500_000_000);
+        }
         assert_eq!(board.sum(Metric::BytesIn), 10);
         let mut text = Vec::new();
         board.push_text(&mut text);
@@ -407,5 +457,7 @@ mod tests {
         assert!(text.contains("peer_server_loop_lag_seconds_bucket{le=\"0.0001\"} 2\n"));
         assert!(text.contains("peer_server_loop_lag_seconds_bucket{le=\"+Inf\"} 4\n"));
         assert!(text.contains("peer_server_errors_total{code=\"404\"} 0\n"));
+        assert!(text.contains("peer_server_broker_up 1\n"));
+        assert!(text.contains("peer_server_broker_lease_age_seconds 1.500000\n"));
     }
 }

@@ -70,6 +70,15 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// Looks at settings that are more than values: what they say must make sense to the part that they are for.
+///
+/// # Errors
+/// Every fault found, each a sentence that begins with the key.
+pub fn check(config: &Config) -> Result<(), Vec<String>> {
+    let faults = brokers::check(config);
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
 /// A started server: its loops are serving.
 pub struct Server {
     addresses: Vec<SocketAddr>,

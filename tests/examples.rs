@@ -1,4 +1,4 @@
-//! The configurations of docs/examples: each can be started as it stands.
+//! The configurations of docs/examples: each can be started as it stands; and the two systemd units, which say the same.
 //!
 //! Owns: what has to be put in their place here: the ports, which may be in use on this machine, and the secrets.
 //! Never: says what the services do (see the tests of each).
@@ -71,6 +71,28 @@ fn the_static_matchmaker_starts() {
         assert_eq!(http(*address, "GET", "/health", &[]).status, 200, "{address}");
     }
     server.stop();
+}
+
+#[test]
+fn the_unit_of_one_node_of_several_is_the_plain_one_with_another_configuration() {
+    let read = |name: &str| fs::read_to_string(root().join("packaging").join(name)).unwrap();
+    let (plain, template) = (read("peer-server.service"), read("peer-server@.service"));
+    // The head says how to install it.
+    let lines = |text: &str| -> Vec<String> {
+        let body = text.lines().skip_while(|line| line.starts_with('#'));
+        body.map(str::to_owned).collect()
+    };
+    let expected: Vec<String> = lines(&plain)
+        .iter()
+        .map(|line| match line.as_str() {
+            "Description=Peer server: WebSocket signalling and matchmaking" => {
+                "Description=Peer server node %i: WebSocket signalling and matchmaking".to_owned()
+            }
+            line => line.replace("/etc/peer-server/config.json", "/etc/peer-server/%i.json"),
+        })
+        .collect();
+    assert_eq!(lines(&template), expected);
+    assert_ne!(lines(&template), lines(&plain));
 }
 
 fn example() -> Config {

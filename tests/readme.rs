@@ -19,9 +19,6 @@ use peer_server::message::Refusal;
 use serde_json::{Value, json};
 use support::{Server, http};
 
-/// Errors that only a server with several nodes makes, which this program is not yet.
-const ERRORS_OF_SEVERAL_NODES: &[(u16, &str)] = &[(503, "broker unavailable")];
-
 /// How long a call of the command line may take.
 const CALL_WITHIN: Duration = Duration::from_secs(10);
 
@@ -201,10 +198,9 @@ fn every_error_has_its_line() {
             }
         }
     }
-    let own = Refusal::ALL.iter().map(|refusal| (refusal.code(), refusal.text()));
-    let all: BTreeSet<(u16, String)> = own
-        .chain(ERRORS_OF_SEVERAL_NODES.iter().copied())
-        .map(|(code, text)| (code, text.to_owned()))
+    let all: BTreeSet<(u16, String)> = Refusal::ALL
+        .iter()
+        .map(|refusal| (refusal.code(), refusal.text().to_owned()))
         .collect();
     let missing: Vec<_> = all.difference(&described).collect();
     let unknown: Vec<_> = described.difference(&all).collect();

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::Fleet;
 use super::link::QUEUE_BYTES;
 
 /// See [`Readings`].
@@ -17,6 +18,10 @@ pub struct Figures {
     renewed_us: AtomicU64,
     queue_bytes: AtomicUsize,
     round_trip_us: AtomicU64,
+    nodes: AtomicU64,
+    peers: AtomicU64,
+    /// Entries of the broker's data, beside the messages of `strange`.
+    strange_entries: AtomicU64,
     pub(super) commands: AtomicU64,
     pub(super) batches: AtomicU64,
     pub(super) commands_lost: AtomicU64,
@@ -44,6 +49,10 @@ pub struct Readings {
     pub lease_age_ms: Option<u64>,
     /// Microseconds that the last renewal took.
     pub round_trip_us: u64,
+    /// Nodes that were alive at the last renewal, this one included.
+    pub nodes: u64,
+    /// Peers that were registered on them.
+    pub peers: u64,
     /// Bytes that wait for the broker.
     pub queue_bytes: u64,
     /// Commands that were handed to the broker.
@@ -64,7 +73,7 @@ pub struct Readings {
     pub unheard: u64,
     /// Messages of other nodes that never came.
     pub gaps: u64,
-    /// Messages of other nodes that made no sense.
+    /// Messages of other nodes, and entries of the broker's data, that made no sense.
     pub strange: u64,
     /// Messages of nodes of another implementation; where nodes share their state, of any that do not.
     pub foreign: u64,
@@ -93,6 +102,9 @@ impl Default for Figures {
             renewed_us: AtomicU64::default(),
             queue_bytes: AtomicUsize::default(),
             round_trip_us: AtomicU64::default(),
+            nodes: AtomicU64::default(),
+            peers: AtomicU64::default(),
+            strange_entries: AtomicU64::default(),
             commands: AtomicU64::default(),
             batches: AtomicU64::default(),
             commands_lost: AtomicU64::default(),
@@ -123,6 +135,8 @@ impl Figures {
             up: self.is_up(),
             lease_age_ms: lease_age,
             round_trip_us: of(&self.round_trip_us),
+            nodes: of(&self.nodes),
+            peers: of(&self.peers),
             queue_bytes: self.waiting() as u64,
             commands: of(&self.commands),
             batches: of(&self.batches),
@@ -133,7 +147,7 @@ impl Figures {
             heard_bytes: of(&self.heard_bytes),
             unheard: of(&self.unheard),
             gaps: of(&self.gaps),
-            strange: of(&self.strange),
+            strange: of(&self.strange) + of(&self.strange_entries),
             foreign: of(&self.foreign),
             refused_full: of(&self.refused_full),
             refused_down: of(&self.refused_down),
@@ -158,6 +172,13 @@ impl Figures {
         self.renewed_us.store(sent_us.max(1), Ordering::Relaxed);
         let took = self.now_us().saturating_sub(sent_us);
         self.round_trip_us.store(took, Ordering::Relaxed);
+    }
+
+    /// The last renewal found that.
+    pub(super) fn set_fleet(&self, fleet: &Fleet) {
+        self.nodes.store(u64::from(fleet.nodes), Ordering::Relaxed);
+        self.peers.store(fleet.peers, Ordering::Relaxed);
+        self.strange_entries.store(fleet.strange, Ordering::Relaxed);
     }
 
     /// There is no lease any more.

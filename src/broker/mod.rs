@@ -92,6 +92,17 @@ pub struct Taken {
     pub empty: bool,
 }
 
+/// Who is there, as a renewal finds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fleet {
+    /// Nodes that are alive, this one included.
+    pub nodes: u32,
+    /// Peers that are registered on them.
+    pub peers: u64,
+    /// Entries of the broker's data that this process could make no sense of, since it started.
+    pub strange: u64,
+}
+
 /// How long a lease lasts that is not renewed, by the broker's clock.
 pub const LEASE: Duration = Duration::from_secs(3);
 /// How often it is renewed.
@@ -113,11 +124,11 @@ pub trait Lease: Send {
     /// The broker is lost.
     fn take_up(&mut self, epoch: Epoch) -> Result<Taken, Trouble>;
     /// Renews the lease, and declares those dead whose lease has run out: whoever is first has the others told, see
-    /// [`Event::NodeGone`].
+    /// [`Event::NodeGone`]. Says who is left: it is done each second, so counting must be cheap.
     ///
     /// # Errors
     /// [`Trouble::Lapsed`]: the lease ran out, or the broker was emptied.
-    fn renew(&mut self, epoch: Epoch) -> Result<(), Trouble>;
+    fn renew(&mut self, epoch: Epoch) -> Result<Fleet, Trouble>;
     /// Removes at most [`SWEEP_MAX`] entries of what dead nodes left. Whether there is more.
     ///
     /// # Errors

@@ -90,13 +90,14 @@ pub(super) fn keep(
             return Err(Trouble::Lapsed);
         }
         let sent = Instant::now();
-        lease.renew(epoch)?;
+        let fleet = lease.renew(epoch)?;
         // By this node's clock it had run out when the answer came: the loops are being told so.
         if !session.holds() {
             return Err(Trouble::Lapsed);
         }
         session.extend_lease(sent + times.lease);
         figures.renewed(sent);
+        figures.set_fleet(&fleet);
         next = sent + times.renew;
         while session.holds() && Instant::now() < next && lease.sweep()? {}
     }

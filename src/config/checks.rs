@@ -4,6 +4,7 @@
 //! Never: changes a setting.
 
 use super::sources::Findings;
+use super::values::{BROKERS, name_of};
 use super::{BrokerType, Config, IceServer, game_server_checks};
 
 /// Looks at the effective settings as a whole.
@@ -12,6 +13,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     if config.broker_type == BrokerType::Nats && config.nats_url.is_empty() {
         findings.error("nats_url", "missing, while broker_type is nats");
     }
+    warn_of_idle_brokers(config, findings);
     // A certificate without its key must never end in plain text.
     match (&config.tls_cert, &config.tls_key) {
         (Some(_), None) => findings.error("tls_key", "missing, while tls_cert is set"),
@@ -59,6 +61,35 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
             "log_level",
             &format!("{word:?} is taken as a module's name; the levels are {levels}"),
         );
+    }
+}
+
+/// Settings of a broker that is not the one in use: probably `broker_type` was forgotten, and the node would be alone.
+fn warn_of_idle_brokers(config: &Config, findings: &mut Findings) {
+    let (own, defaults) = (config.every_value(), Config::default().every_value());
+    let is_set = |key: &str| own.get(key) != defaults.get(key);
+    let in_use = name_of(&config.broker_type, BROKERS);
+    for (broker, name, prefix) in [
+        (BrokerType::Redis, "redis", "redis_"),
+        (BrokerType::Nats, "nats", "nats_"),
+    ] {
+        let first = own.keys().find(|key| key.starts_with(prefix) && is_set(key));
+        if let Some(key) = first.filter(|_| config.broker_type != broker) {
+            findings.warning(
+                key,
+                &format!("has no effect while broker_type is {in_use} and not {name}"),
+            );
+        }
+    }
+    if config.broker_type == BrokerType::Local {
+        for key in ["cluster_state", "ready_requires_broker", "broker_ack"] {
+            if is_set(key) {
+                findings.warning(key, "has no effect while broker_type is local");
+            }
+        }
+    }
+    if config.redis_ca.is_some() && !config.redis_tls {
+        findings.warning("redis_ca", "has no effect without redis_tls");
     }
 }
 

@@ -41,7 +41,11 @@ fn load_with(file: Option<&str>, env: &[(&str, &str)]) -> Result<Loaded, Vec<Str
 }
 
 fn loaded(file: &str, env: &[(&str, &str)]) -> Config {
-    let loaded = load_with(Some(file), env).unwrap();
+    let mut loaded = load_with(Some(file), env).unwrap();
+    // Files that set everything set up more than one broker.
+    loaded
+        .warnings
+        .retain(|warning| !warning.contains("has no effect while"));
     assert_eq!(loaded.warnings, Vec::<String>::new(), "{file}");
     loaded.config
 }
@@ -432,6 +436,32 @@ fn a_broker_that_is_asked_for_is_never_replaced_by_none() {
         assert!(one_error("{}", &[("PEER_BROKER", name)]).starts_with("broker_type: "));
     }
     assert!(one_error(r#"{"broker_type":""}"#, &[]).starts_with("broker_type: "));
+}
+
+#[test]
+fn settings_of_a_broker_that_is_not_in_use_are_warned_of() {
+    let idle = |file| one_warning(file, &[]);
+    assert_eq!(
+        idle(r#"{"redis_addr":"redis:6379","redis_tls":true}"#),
+        "redis_addr: has no effect while broker_type is local and not redis"
+    );
+    let on_redis = r#"{"broker_type":"redis","redis_addr":"redis:6379","nats_user":"u"}"#;
+    assert_eq!(
+        idle(on_redis),
+        "nats_user: has no effect while broker_type is redis and not nats"
+    );
+    for key in ["cluster_state", "ready_requires_broker"] {
+        let value = key == "ready_requires_broker";
+        let warning = idle(&format!(r#"{{"{key}":{value}}}"#));
+        assert_eq!(warning, format!("{key}: has no effect while broker_type is local"));
+    }
+    let plain = r#"{"broker_type":"redis","redis_ca":"ca.pem"}"#;
+    assert_eq!(idle(plain), "redis_ca: has no effect without redis_tls");
+    let warned = load_with(
+        Some(r#"{"broker_type":"redis","redis_addr":"redis:1","cluster_state":false}"#),
+        &[],
+    );
+    assert_eq!(warned.unwrap().warnings, Vec::<String>::new());
 }
 
 #[test]

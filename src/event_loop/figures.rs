@@ -4,6 +4,9 @@
 //! Never: counts anything itself.
 
 use super::EventLoop;
+use super::nodes::Neighbours;
+use crate::broker::Readings;
+use crate::dialect::status::{self, Broker};
 use crate::metrics::Metric;
 
 /// How often the metrics are published.
@@ -57,8 +60,126 @@ impl EventLoop {
         }
         self.publish_punch();
         self.publish_office();
+        self.publish_nodes();
         self.shared.board.publish(self.id.index(), &self.counters);
         self.published_ms = self.clock.now_ms;
         self.unpublished = false;
+    }
+
+    /// This loop's part of what goes between nodes.
+    fn publish_nodes(&mut self) {
+        let Some(figures) = self.neighbours.as_ref().map(Neighbours::figures) else {
+            return;
+        };
+        for (metric, value) in [
+            (Metric::NodeFramesSent, figures.sent),
+            (Metric::NodeFramesReceived, figures.received),
+            (Metric::NodeFramesDropped, figures.dropped),
+            (Metric::NodeFramesFaulty, figures.faulty),
+            (Metric::NodeFramesMisled, figures.misled),
+            (Metric::NodeRefusedHere, figures.refused_here),
+            (Metric::NodeRefusedThere, figures.refused_there),
+            (Metric::NodeRefusedBroker, figures.refused),
+        ] {
+            self.counters.set(metric, value);
+        }
+    }
+
+    /// The broker's figures are the process's, and change while every loop sleeps: they are read when somebody asks.
+    pub(super) fn publish_broker(&self) {
+        let Some(readings) = self.neighbours.as_ref().map(Neighbours::readings) else {
+            return;
+        };
+        let Readings {
+            up,
+            lease_age_ms,
+            round_trip_us,
+            nodes,
+            peers,
+            queue_bytes,
+            commands,
+            batches,
+            commands_lost,
+            published,
+            published_bytes,
+            heard,
+            heard_bytes,
+            unheard,
+            gaps,
+            strange,
+            foreign,
+            refused_full,
+            refused_down,
+            refused_behind,
+            dropped,
+            reconnects,
+        } = readings;
+        for (metric, value) in [
+            (Metric::BrokerUp, u64::from(up)),
+            (Metric::BrokerLeaseAge, lease_age_ms.unwrap_or(0) * 1_000_000),
+            (Metric::BrokerRoundTrip, round_trip_us * 1000),
+            (Metric::BrokerQueueBytes, queue_bytes),
+            (Metric::ClusterNodes, nodes),
+            (Metric::ClusterPeers, peers),
+            (Metric::BrokerCommands, commands),
+            (Metric::BrokerBatches, batches),
+            (Metric::BrokerCommandsLost, commands_lost),
+            (Metric::BrokerMessagesOut, published),
+            (Metric::BrokerMessagesIn, heard),
+            (Metric::BrokerBytesOut, published_bytes),
+            (Metric::BrokerBytesIn, heard_bytes),
+            (Metric::BrokerUnheard, unheard),
+            (Metric::BrokerLinkGaps, gaps),
+            (Metric::BrokerStrange, strange),
+            (Metric::BrokerForeign, foreign),
+            (Metric::BrokerRefusedFull, refused_full),
+            (Metric::BrokerRefusedDown, refused_down),
+            (Metric::BrokerRefusedBehind, refused_behind),
+            (Metric::BrokerDropped, dropped),
+            (Metric::BrokerReconnects, reconnects),
+        ] {
+            self.shared.board.set(metric, value);
+        }
+    }
+
+    /// How it stands with the broker, as the status pages tell it.
+    pub(super) fn broker_state(&self) -> Broker {
+        match &self.neighbours {
+            None => Broker::Local,
+            Some(neighbours) if neighbours.readings().up => Broker::Up,
+            Some(_) => Broker::Down,
+        }
+    }
+
+    /// Whether this node takes new peers.
+    pub(super) fn is_ready(&self, broker: Broker) -> bool {
+        let gated = self.settings.fleet.as_ref().is_some_and(|fleet| fleet.gates_ready);
+        self.shared.serving.load(std::sync::atomic::Ordering::Relaxed) && (broker != Broker::Down || !gated)
+    }
+
+    /// Registered peers of all nodes, if they tell each other: those of the others are as of the last renewal.
+    pub(super) fn fleet_peers(&self) -> Option<u64> {
+        let _ = self.settings.fleet.as_ref().filter(|fleet| fleet.cluster_state)?;
+        let readings = self.neighbours.as_ref()?.readings();
+        Some(readings.peers.max(self.shared.permits.registered.now() as u64))
+    }
+
+    /// What `/health` says of the cluster; None: this node is alone.
+    pub(super) fn cluster_status(&self) -> Option<status::Cluster> {
+        let (fleet, neighbours) = self.settings.fleet.as_ref().zip(self.neighbours.as_ref())?;
+        let readings = neighbours.readings();
+        Some(status::Cluster {
+            node: fleet.node_id.to_string(),
+            broker: fleet.broker,
+            up: readings.up,
+            fleet: self.fleet_peers().map(|peers| status::Fleet {
+                // Nobody was counted before the first renewal.
+                nodes: readings.nodes.max(1),
+                peers,
+                lease_age_ms: readings.lease_age_ms,
+                round_trip_us: readings.round_trip_us,
+            }),
+            queue_bytes: readings.queue_bytes,
+        })
     }
 }

@@ -180,8 +180,10 @@ impl EventLoop {
                     let peers = self.shared.permits.registered.now();
                     self.publish();
                     let unix_seconds = self.clock.unix_ms / 1000;
+                    let cluster = self.cluster_status();
                     datagrams::with_figures(&self.shared.board, |udp| {
-                        status::push_health(&mut body, peers, self.settings.max_peers, unix_seconds, udp);
+                        let max_peers = self.settings.max_peers;
+                        status::push_health(&mut body, peers, max_peers, unix_seconds, udp, cluster.as_ref());
                     });
                     (200, status::JSON)
                 }
@@ -190,12 +192,14 @@ impl EventLoop {
                     (200, TEXT)
                 }
                 "/readyz" => {
-                    let ready = self.shared.serving.load(std::sync::atomic::Ordering::Relaxed);
-                    status::push_ready(&mut body, ready);
+                    let broker = self.broker_state();
+                    let ready = self.is_ready(broker);
+                    status::push_ready(&mut body, ready, broker);
                     (if ready { 200 } else { 503 }, status::JSON)
                 }
                 "/metrics" => {
                     self.publish();
+                    self.publish_broker();
                     self.shared.board.push_text(&mut body);
                     (200, PROMETHEUS)
                 }

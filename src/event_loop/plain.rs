@@ -25,6 +25,10 @@ pub struct FleetSettings {
     pub node_id: NodeId,
     /// Nodes share one state: what is not here is asked of the broker, and only heard of in this way.
     pub cluster_state: bool,
+    /// Which broker it is, as in the settings.
+    pub broker: &'static str,
+    /// `/readyz` answers 503 while it is lost.
+    pub gates_ready: bool,
     /// A message to another node is refused as for nobody if none acknowledges it.
     pub acks: bool,
 }

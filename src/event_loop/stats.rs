@@ -108,6 +108,7 @@ impl EventLoop {
         status::push_stats(
             &mut body,
             peers,
+            self.fleet_peers(),
             self.settings.max_peers,
             &counts,
             self.settings.shard_count,

@@ -48,6 +48,17 @@ pub(super) struct Broker {
     running: broker::Running,
 }
 
+/// What is wrong with the broker's settings, each beginning with the key: what only the broker's own parts can judge.
+pub(super) fn check(config: &Config) -> Vec<String> {
+    let mut faults = Vec::new();
+    if config.broker_type == BrokerType::Redis
+        && let Err(error) = Address::parse(&config.redis_addr)
+    {
+        faults.push(format!("redis_addr: {error}"));
+    }
+    faults
+}
+
 /// Makes what must be there before the loops have descriptor tables of their own; None: this node is alone.
 ///
 /// # Errors
@@ -142,6 +153,12 @@ impl Prepared {
         FleetSettings {
             node_id: self.node,
             cluster_state: self.cluster_state,
+            broker: match config.broker_type {
+                BrokerType::Local => "local",
+                BrokerType::Redis => "redis",
+                BrokerType::Nats => "nats",
+            },
+            gates_ready: config.ready_requires_broker,
             acks: config.broker_ack,
         }
     }

@@ -1,6 +1,6 @@
 //! Leases: who is alive, what becomes of the dead, and a broker that forgets everything.
 
-use peer_server::broker::Trouble;
+use peer_server::broker::{Fleet, Trouble};
 use peer_server::message::cluster::{RoomTerms, What};
 
 use crate::bench::*;
@@ -233,4 +233,22 @@ pub fn a_fleet_tells_everything_again_to_a_broker_that_forgot(bench: &dyn Bench)
         "room not found",
         "what ended since has ended"
     );
+}
+
+pub fn a_renewal_counts_who_is_there(bench: &dyn Bench) {
+    let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
+    one.register('a', 1);
+    two.register('b', 1);
+    two.register('c', 2);
+    let fleet = |nodes, peers| Fleet {
+        nodes,
+        peers,
+        strange: 0,
+    };
+    assert_eq!(one.lease.renew(one.epoch), Ok(fleet(2, 3)));
+    two.ask(What::End { who: who('b', 1) });
+    assert_eq!(two.lease.renew(two.epoch), Ok(fleet(2, 2)));
+    // Peers of the dead do not count, swept or not.
+    bench.lapse(two.nodes.own(), two.epoch);
+    assert_eq!(one.lease.renew(one.epoch), Ok(fleet(1, 1)));
 }

@@ -149,7 +149,7 @@ scenarios! {
     lease: an_epoch_that_is_over_is_refused each_node_hears_once_that_another_is_gone
         what_the_dead_had_can_be_had_before_it_is_swept a_node_whose_lease_stands_goes_on_where_it_was
         a_node_that_comes_back_is_another_and_has_its_places_again a_key_taken_elsewhere_meanwhile_is_not_given_back
-        a_fleet_tells_everything_again_to_a_broker_that_forgot;
+        a_fleet_tells_everything_again_to_a_broker_that_forgot a_renewal_counts_who_is_there;
 }
 
 #[test]

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod broker;
+mod figures;
 mod plain;
 mod shell;
 #[path = "../support/mod.rs"]

@@ -260,6 +260,37 @@ fn a_broker_that_cannot_be_used_ends_the_start() {
 }
 
 #[test]
+fn an_address_of_redis_that_is_none_is_a_fault_of_the_settings_and_not_repeated() {
+    let env = [
+        ("PEER_BROKER", "redis"),
+        ("REDIS_ADDR", "redis://user:s3cret@host:6379"),
+    ];
+    for call in [&["--check-config"][..], &["--print-config"], &[]] {
+        let outcome = run_with(&env, call);
+        assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains("redis_addr: wants host:port"),
+            "{}",
+            outcome.stderr
+        );
+        assert!(!outcome.stderr.contains("s3cret"), "{}", outcome.stderr);
+    }
+    let env = [
+        ("PEER_BROKER", "redis"),
+        ("REDIS_PASSWORD", "s3cret"),
+        ("REDIS_ADDR", "host:6379"),
+    ];
+    let outcome = run_with(&env, &["--print-config"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(
+        outcome.stdout.contains(r#""redis_password": "***""#),
+        "{}",
+        outcome.stdout
+    );
+    assert!(!(outcome.stdout + &outcome.stderr).contains("s3cret"));
+}
+
+#[test]
 fn the_health_check_finds_a_server_that_lives() {
     let server = Server::start(json!({ "loops": 1 }), &[]);
     let port = server.addr().port().to_string();

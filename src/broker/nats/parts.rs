@@ -17,7 +17,7 @@ use super::connect::Connection;
 use super::entry::{Act, Entry, only_reads};
 use super::replica::{Answered, Waiting};
 use super::{Core, follow, lost};
-use crate::broker::{Commands, Epoch, Inbox, Lease, News, Taken, Trouble};
+use crate::broker::{Commands, Epoch, Fleet, Inbox, Lease, News, Taken, Trouble};
 use crate::ids::CommandId;
 use crate::message::cluster::{Command, Reply, What};
 
@@ -179,18 +179,22 @@ impl Lease for NatsLease {
     fn take_up(&mut self, epoch: Epoch) -> Result<Taken, Trouble> {
         self.last = self.last.max(epoch);
         match self.renew(epoch) {
-            Ok(()) => Ok(self.scribe.core.replica.taken(epoch, false)),
+            Ok(_) => Ok(self.scribe.core.replica.taken(epoch, false)),
             Err(Trouble::Lapsed) => self.take(),
             Err(lost) => Err(lost),
         }
     }
 
-    fn renew(&mut self, epoch: Epoch) -> Result<(), Trouble> {
+    fn renew(&mut self, epoch: Epoch) -> Result<Fleet, Trouble> {
         let node = self.scribe.core.replica.node();
         match self.ask(|nonce| Entry::Renew { node, epoch, nonce }, RENEWED_WITHIN)? {
             Answered::Renewed => {
-                self.scribe.core.replica.renewed();
-                Ok(())
+                let (nodes, peers) = self.scribe.core.replica.renewed();
+                Ok(Fleet {
+                    nodes: u32::try_from(nodes).unwrap_or(u32::MAX),
+                    peers: peers as u64,
+                    strange: 0,
+                })
             }
             Answered::Lapsed | Answered::Waiting | Answered::Taken { .. } => Err(Trouble::Lapsed),
         }

@@ -345,13 +345,14 @@ impl Replica {
         Taken { epoch, empty }
     }
 
-    /// The lease was renewed.
-    pub(super) fn renewed(&self) {
+    /// The lease was renewed. Nodes that are alive, and sessions on them.
+    pub(super) fn renewed(&self) -> (usize, usize) {
         let mut inner = self.lock();
         inner.renewals = inner.renewals.saturating_add(1);
         if inner.renewals >= TOLD_AGAIN {
             inner.whole = inner.generation;
         }
+        inner.state.census()
     }
 
     /// The last epoch that this node had.

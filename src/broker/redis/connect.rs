@@ -136,8 +136,9 @@ impl Address {
 }
 
 fn parse_place(text: &str, default_port: u16) -> Result<(String, u16), String> {
-    // Not shown: somebody may have written a password into it.
-    let wrong = || "not host:port, [IPv6 address]:port, unix:/path, or sentinel://name@host:port,host:port".to_owned();
+    // It is not repeated: it may be an address of another form, with a password in it.
+    let wrong =
+        || "wants host:port, [IPv6 address]:port, unix:/path, or sentinel://name@host:port,host:port".to_owned();
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, port) = rest.split_once(']').ok_or_else(wrong)?;
         host.parse::<Ipv6Addr>().map_err(|_| wrong())?;

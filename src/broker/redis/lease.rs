@@ -11,7 +11,7 @@ use redis::{Connection, Value};
 use super::entries::{list, senseless, text};
 use super::keys;
 use super::scripts::{self, Script};
-use crate::broker::{Epoch, LEASE, Lease, Nodes, SWEEP_MAX, Taken, Trouble};
+use crate::broker::{Epoch, Fleet, LEASE, Lease, Nodes, SWEEP_MAX, Taken, Trouble};
 
 /// What this process has seen of the broker's data.
 #[derive(Debug, Default)]
@@ -115,13 +115,20 @@ impl Lease for RedisLease {
         self.take_after(Some(epoch))
     }
 
-    fn renew(&mut self, epoch: Epoch) -> Result<(), Trouble> {
+    fn renew(&mut self, epoch: Epoch) -> Result<Fleet, Trouble> {
         let mut run = Script::Renew.run();
         run.arg(keys::place(self.nodes.own(), epoch))
             .arg(LEASE.as_millis() as u64);
-        self.run(run)?;
+        let answer = self.run(run)?;
+        let [_, Value::Int(nodes), Value::Int(peers)] = list(&answer)? else {
+            return Err(senseless(&answer));
+        };
         self.memory.with(|seen| seen.telling = seen.telling.saturating_sub(1));
-        Ok(())
+        Ok(Fleet {
+            nodes: u32::try_from(*nodes).unwrap_or_default(),
+            peers: u64::try_from(*peers).unwrap_or_default(),
+            strange: self.memory.strange.load(Ordering::Relaxed),
+        })
     }
 
     fn sweep(&mut self) -> Result<bool, Trouble> {

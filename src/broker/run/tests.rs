@@ -6,13 +6,20 @@ mod traffic;
 use std::sync::Mutex;
 
 use super::*;
-use crate::broker::{Busy, Channel, Heard, Link, News, NodeId, Taken, Wake, connect};
+use crate::broker::{Busy, Channel, Fleet, Heard, Link, News, NodeId, Taken, Wake, connect};
 use crate::codec::node_traffic::Head;
 use crate::ids::{CommandId, Fingerprint, Homes, LoopId, NodeNo};
 use crate::message::cluster::{Command, Reply, What};
 
 /// Nothing that is right takes so long.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who is there.
+const FLEET: Fleet = Fleet {
+    nodes: 3,
+    peers: 250,
+    strange: 7,
+};
 
 /// Both ends of a channel.
 type Pipe<T> = (Sender<T>, Receiver<T>);
@@ -93,11 +100,11 @@ impl Lease for FakePart {
         let empty = self.0.state.lock().unwrap().empty;
         Ok(Taken { epoch, empty })
     }
-    fn renew(&mut self, _: Epoch) -> Result<(), Trouble> {
+    fn renew(&mut self, _: Epoch) -> Result<Fleet, Trouble> {
         if self.0.state.lock().unwrap().renewals_held {
             let _ = self.0.renewals.1.recv();
         }
-        Ok(())
+        Ok(FLEET)
     }
     fn sweep(&mut self) -> Result<bool, Trouble> {
         Ok(false)

@@ -9,10 +9,12 @@ use crate::event_loop::peers::{Direct, Sender};
 use crate::event_loop::{Delivery, EventLoop};
 use crate::ids::{Fingerprint, LoopId, NamespaceId, NodeNo, SessionId};
 use crate::message::{DirectKind, Refusal};
+use crate::metrics::Metric;
 use crate::shard::{DirectMail, Mail, Route};
 
 impl EventLoop {
     pub(super) fn on_node_traffic(&mut self, from: NodeNo, frames: &[u8]) {
+        let delivered = self.counters.get(Metric::Deliveries);
         for frame in node_traffic::read(frames) {
             let Some(neighbours) = &mut self.neighbours else { return };
             match frame {
@@ -22,10 +24,15 @@ impl EventLoop {
             match frame {
                 Ok(Frame::Direct(direct, shares)) => self.on_node_direct(from, &direct, shares),
                 Ok(Frame::Broadcast(broadcast)) => self.on_node_broadcast(from, &broadcast),
-                Ok(Frame::Refused(refused)) => self.on_node_refused(from, &refused),
+                Ok(Frame::Refused(refused)) => {
+                    neighbours.count_refused_there();
+                    self.on_node_refused(from, &refused);
+                }
                 Err(_) => {}
             }
         }
+        let delivered = self.counters.get(Metric::Deliveries) - delivered;
+        self.counters.add(Metric::NodeDeliveries, delivered);
     }
 
     fn on_node_direct(&mut self, node: NodeNo, direct: &node_traffic::Direct<'_>, shares: &[[u8; 16]]) {

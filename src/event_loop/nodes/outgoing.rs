@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::broker::{Channel, Link};
+use crate::broker::{Channel, Link, Readings};
 use crate::codec::node_traffic::{self, Kind, Reason};
 use crate::event_loop::peers::{Direct, Sender};
 use crate::ids::{ConnId, Fingerprint, NamespaceId, NodeNo, SessionId};
@@ -44,6 +44,10 @@ pub(in crate::event_loop) struct Figures {
     pub(in crate::event_loop) sent: u64,
     /// Frames of other nodes that were for this loop.
     pub(in crate::event_loop) received: u64,
+    /// Messages of peers on other nodes that were refused here.
+    pub(in crate::event_loop) refused_here: u64,
+    /// Messages of this node's peers that another node refused.
+    pub(in crate::event_loop) refused_there: u64,
     /// Messages of peers that were not taken: the broker is lost or behind.
     pub(in crate::event_loop) refused: u64,
     /// Refusals that could not be told, and frames that were gathered when the broker was lost.
@@ -101,13 +105,21 @@ impl Neighbours {
     }
 
     /// What was counted so far.
-    #[expect(dead_code, reason = "no metric is made of it yet")]
     pub(in crate::event_loop) fn figures(&self) -> Figures {
         self.figures
     }
 
+    /// What the broker's threads tell of themselves, the same for all loops.
+    pub(in crate::event_loop) fn readings(&self) -> Readings {
+        self.link.figures().read()
+    }
+
     pub(super) fn count_received(&mut self) {
         self.figures.received += 1;
+    }
+
+    pub(super) fn count_refused_there(&mut self) {
+        self.figures.refused_there += 1;
     }
 
     pub(super) fn count_faulty(&mut self) {
@@ -198,6 +210,7 @@ impl Neighbours {
         target: Option<&Fingerprint>,
         refusal: Refusal,
     ) {
+        self.figures.refused_here += 1;
         let reason = match refusal {
             Refusal::NoSharedNamespace => Reason::Forbidden,
             Refusal::PeerBufferFull => Reason::Full,

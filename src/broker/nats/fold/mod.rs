@@ -111,6 +111,11 @@ impl State {
         self.place(home).is_some()
     }
 
+    /// Nodes that are alive, and sessions on them.
+    pub(super) fn census(&self) -> (usize, usize) {
+        (self.leases.len(), self.sessions.len())
+    }
+
     /// The alive node that is first by name: it does what one has to do for all.
     pub(super) fn first_node(&self) -> Option<NodeId> {
         self.leases.values().map(|lease| lease.home.0).min()

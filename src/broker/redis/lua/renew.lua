@@ -1,4 +1,5 @@
 -- Renews the lease, and marks dead those whose lease has run out. Arguments: place, milliseconds of a lease.
+-- Returns: 'done', the nodes that are left, their peers.
 local place = ARGV[1]
 if not is_alive(place) then
   return lapsed()
@@ -6,4 +7,9 @@ end
 call('ZADD', 'peer:leases', now + tonumber(ARGV[2]), place)
 leases[place] = nil
 bury_lapsed()
-return { 'done' }
+local places = call('ZRANGE', 'peer:leases', 0, -1)
+local peers = 0
+for _, other in ipairs(places) do
+  peers = peers + call('SCARD', 'peer:n:' .. other)
+end
+return { 'done', #places, peers }
