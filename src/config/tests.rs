@@ -440,7 +440,7 @@ fn a_broker_that_is_asked_for_is_never_replaced_by_none() {
 
 #[test]
 fn settings_of_a_broker_that_is_not_in_use_are_warned_of() {
-    let idle = |file| one_warning(file, &[]);
+    let idle = |file: &str| one_warning(file, &[]);
     assert_eq!(
         idle(r#"{"redis_addr":"redis:6379","redis_tls":true}"#),
         "redis_addr: has no effect while broker_type is local and not redis"
