@@ -1,7 +1,7 @@
 //! The recorded dialogues of `tests/vectors/peer-protocol/`, spoken to the real program.
 //!
-//! Every dialogue runs on one, two and four event loops, and with its clients spread over three nodes that share a Redis (which
-//! is skipped, with a word, where there is no redis-server). Those in which messages of several peers could overtake each
+//! Every dialogue runs on one, two and four event loops, and with its clients spread over three nodes that share a Redis or a NATS
+//! (which is skipped, with a word, where there is no redis-server or nats-server). Those in which messages of several peers could overtake each
 //! other run again and again: 20 times, or `PEER_VECTOR_REPEAT` times.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::{
     ANSWER_WITHIN, Client, ConnectError, ConnectOptions, Dialogue, Event, Frame, HttpConnection, HttpExpectation,
-    Matcher, RawFrame, RedisServer, Server, Step, WireOptions, parse_step, unhex,
+    Matcher, NatsServer, RawFrame, RedisServer, Server, Step, WireOptions, parse_step, unhex,
 };
 
 macro_rules! dialogues {
@@ -35,6 +35,10 @@ macro_rules! dialogues {
             #[test]
             fn on_three_nodes() {
                 super::check_on_nodes($id, 3);
+            }
+            #[test]
+            fn on_three_nodes_of_nats() {
+                super::check_on_nodes_of_nats($id, 3);
             }
         })*
     };
@@ -169,6 +173,14 @@ fn check_on_nodes(id: &str, nodes: usize) {
     let Some(broker) = RedisServer::start() else { return };
     let socket = format!("unix:{}", broker.socket().display());
     check_with(id, 2, nodes, json!({"broker_type": "redis", "redis_addr": socket}));
+}
+
+fn check_on_nodes_of_nats(id: &str, nodes: usize) {
+    if id == "30-server-full" {
+        return;
+    }
+    let Some(broker) = NatsServer::start() else { return };
+    check_with(id, 2, nodes, json!({"broker_type": "nats", "nats_url": broker.url()}));
 }
 
 fn check_with(id: &str, loops: u32, nodes: usize, more: Value) {

@@ -1,7 +1,8 @@
 //! What the tests that speak to the real program share.
 //!
 //! Owns: starting and stopping the program ([`Server`]), a WebSocket client that may also misbehave ([`Client`]), a
-//! small HTTP client ([`http()`]), a throw-away certificate ([`Certificate`]), a Redis server ([`RedisServer`]), and the format and matching rules
+//! small HTTP client ([`http()`]), a throw-away certificate ([`Certificate`]), a Redis server
+//! ([`RedisServer`]), a NATS server ([`NatsServer`]), and the format and matching rules
 //! of the recorded dialogues ([`Dialogue`], [`Matcher`]).
 //! Never: uses the program's own codecs, so that a mistake there cannot hide itself here.
 #![allow(
@@ -17,6 +18,7 @@ mod dialogue;
 mod frame;
 mod http;
 mod matching;
+mod nats;
 mod redis;
 mod server;
 mod tls;
@@ -24,6 +26,7 @@ mod wire;
 
 use std::time::Duration;
 
+pub use self::nats::NatsServer;
 pub use self::redis::RedisServer;
 pub use client::{Client, Closed, ConnectError, ConnectOptions};
 pub use dialogue::{Dialogue, HttpExpectation, RawFrame, Step, parse_step, unhex};

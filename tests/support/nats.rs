@@ -9,6 +9,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// How long it may take to come up.
@@ -17,6 +19,8 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// A server of our own, in a folder that goes with it.
 pub struct NatsServer {
     folder: TempDir,
+    /// Further lines of its configuration.
+    more: String,
     child: Mutex<Option<Child>>,
     port: AtomicU16,
 }
@@ -25,12 +29,18 @@ impl NatsServer {
     /// A new one on a port that was free; None: there is no nats-server on this machine, and the test says that it is
     /// skipped.
     pub fn start() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    /// The same with further lines of configuration.
+    pub fn start_with(more: &str) -> Option<Self> {
         if program().is_none() {
             eprintln!("skipped: there is no nats-server (Debian's package nats-server)");
             return None;
         }
         let server = Self {
             folder: tempfile::tempdir().unwrap(),
+            more: more.to_owned(),
             child: Mutex::default(),
             port: AtomicU16::new(0),
         };
@@ -46,8 +56,9 @@ impl NatsServer {
             port => port.to_string(),
         };
         let text = format!(
-            "host: 127.0.0.1\nport: {port}\nports_file_dir: {folder:?}\njetstream {{ store_dir: {:?} }}\n",
-            folder.join("store")
+            "host: 127.0.0.1\nport: {port}\nports_file_dir: {folder:?}\njetstream {{ store_dir: {:?} }}\n{}\n",
+            folder.join("store"),
+            self.more
         );
         let config = folder.join("nats.conf");
         std::fs::write(&config, text).unwrap();
@@ -78,9 +89,41 @@ impl NatsServer {
         }
     }
 
+    /// Stops it where it is: it takes connections and answers nothing.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = &*self.child.lock().unwrap() {
+            kill_process(Pid::from_child(child), signal).unwrap();
+        }
+    }
+
+    /// Deletes all streams.
+    pub fn flush(&self) {
+        self.with_client(async |client| {
+            let context = async_nats::jetstream::new(client);
+            let names: Vec<String> = context.stream_names().map(|name| name.unwrap()).collect().await;
+            for name in names {
+                context.delete_stream(name).await.unwrap();
+            }
+        });
+    }
+
+    /// Its port on the loopback address.
+    pub fn port(&self) -> u16 {
+        self.port.load(Ordering::Relaxed)
+    }
+
     /// Where it is.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port.load(Ordering::Relaxed))
+        format!("nats://127.0.0.1:{}", self.port())
     }
 
     /// Does something with a client of its own.
