@@ -25,6 +25,7 @@ pub use figures::{Figures, Readings};
 pub use link::{Busy, Link, Queues, Routes, Wake, connect};
 pub use nodes::{NodeId, Nodes};
 pub use run::{Options, Running, Times, start};
+pub use traffic::MESSAGE_BYTES_MAX;
 
 use crate::ids::{CommandId, NodeNo};
 use crate::message::cluster::{Command, Event, Reply};

@@ -23,7 +23,7 @@ const MESSAGES_MAX: usize = 256;
 /// Their bytes.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// What waits for one node is joined into messages of up to so many bytes.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// What the publishing thread keeps.
 #[derive(Debug)]

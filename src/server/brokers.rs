@@ -21,6 +21,9 @@ use crate::mailbox::Postbox;
 /// A broker that cannot be reached for so long ends the start.
 const REACHED_WITHIN: Duration = Duration::from_secs(5);
 
+/// What stands around a peer's message on its way to another node: names, and for section 9 the namespaces.
+const MESSAGE_HEAD_BYTES: usize = 16 * 1024;
+
 /// A broker before its threads run.
 pub(super) struct Prepared {
     /// For each loop its end.
@@ -144,6 +147,8 @@ fn nats_options(config: &Config) -> NatsOptions {
         ca: config.nats_ca.clone(),
         own_channel: config.cluster_state,
         snapshot_after: 0,
+        // What one message between nodes holds of many, one message of a peer on top, and what stands around it.
+        message_bytes: broker::MESSAGE_BYTES_MAX + config.max_message_size + MESSAGE_HEAD_BYTES,
     }
 }
 

@@ -18,6 +18,7 @@ use async_nats::rustls::{ClientConfig, RootCertStore};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use tokio::time::timeout;
 
+use super::snapshots::PART_BYTES_MIN;
 use super::{NatsOptions, lost};
 use crate::broker::Trouble;
 
@@ -36,8 +37,12 @@ pub(super) struct Target {
     user: String,
     password: String,
     token: String,
+    /// What a credentials file says. A secret.
+    creds: Option<String>,
     roots: Option<Arc<RootCertStore>>,
     tls: bool,
+    /// The largest message that is sent.
+    message_bytes: usize,
 }
 
 impl fmt::Debug for Target {
@@ -94,9 +99,14 @@ impl Target {
         if servers.is_empty() {
             return Err(invalid("NATS: there is no URL".to_owned()));
         }
-        if options.creds.is_some() {
-            return Err(invalid("NATS: credentials files are not built in".to_owned()));
-        }
+        let creds = options.creds.as_ref().map(|path| {
+            let failed = |error: &dyn fmt::Display| invalid(format!("NATS: {}: {error}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+            // Read once to be refused at the start, not at each connection.
+            let read = ConnectOptions::new().credentials(&text);
+            read.map_err(|_| failed(&"no credentials file: it needs a user's JWT and a seed"))?;
+            Ok::<_, io::Error>(text)
+        });
         let roots = options.ca.as_ref().map(|path| {
             let pem = std::fs::read(path)?;
             authorities(&pem).map_err(|error| invalid(format!("NATS: {}: {error}", path.display())))
@@ -107,6 +117,8 @@ impl Target {
             user: options.user.clone(),
             password: options.password.clone(),
             token: options.token.clone(),
+            creds: creds.transpose()?,
+            message_bytes: options.message_bytes.max(PART_BYTES_MIN),
             roots: roots.transpose()?.map(Arc::new),
         })
     }
@@ -141,6 +153,10 @@ impl Target {
         if !self.token.is_empty() {
             options = options.token(self.token.clone());
         }
+        if let Some(creds) = &self.creds {
+            let read = options.credentials(creds);
+            options = read.map_err(|error| lost("credentials", error))?;
+        }
         if let Some(roots) = &self.roots {
             options = options.tls_client_config(client_config(roots.clone()).map_err(|error| lost("TLS", error))?);
         }
@@ -148,6 +164,11 @@ impl Target {
         let made = made.map_err(|_| lost("connecting", "no answer in time"))?;
         let client = made.map_err(|error| lost("connecting", error))?;
         connected.store(true, Ordering::Relaxed);
+        let (max_payload, needed) = (client.max_payload(), self.message_bytes);
+        if max_payload < needed {
+            let why = format!("max_payload is {max_payload}, and messages may have {needed} bytes");
+            return Err(lost("the server takes too little", why));
+        }
         Ok(Connection { client, broken })
     }
 }
@@ -193,6 +214,22 @@ mod tests {
             let error = Target::new(&options(bad)).unwrap_err().to_string();
             assert!(!error.contains("hunter"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_that_holds_no_credentials_is_refused_and_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let creds = folder.path().join("user.creds");
+        let options = NatsOptions {
+            url: "nats://a".to_owned(),
+            creds: Some(creds.clone()),
+            ..NatsOptions::default()
+        };
+        let refused = || Target::new(&options).unwrap_err().to_string();
+        assert!(refused().contains("user.creds"), "{}", refused());
+        std::fs::write(&creds, "hunter2").unwrap();
+        assert!(refused().contains("user.creds: no credentials file"), "{}", refused());
+        assert!(!refused().contains("hunter"), "{}", refused());
     }
 
     #[test]

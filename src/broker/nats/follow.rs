@@ -107,7 +107,8 @@ async fn start(
     };
     let consumer = log.create_consumer(config).await.map_err(|error| lost(LOG, error))?;
     let entries = consumer.messages().await.map_err(|error| lost(LOG, error))?;
-    let writer = snapshots::Writer::new(replica.clone(), context, log, state, snapshot_after);
+    let max_payload = connection.client.max_payload();
+    let writer = snapshots::Writer::new(replica.clone(), context, log, state, snapshot_after, max_payload);
     let replica = replica.clone();
     tokio::spawn(async move {
         let why = tokio::select! {

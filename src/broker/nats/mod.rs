@@ -59,6 +59,8 @@ pub struct NatsOptions {
     pub own_channel: bool,
     /// Entries of the log after which a snapshot is written; 0: [`SNAPSHOT_AFTER`]. Many bytes in few entries make it earlier.
     pub snapshot_after: u32,
+    /// The largest message that is published, in bytes: a server that takes less is of no use.
+    pub message_bytes: usize,
 }
 
 impl fmt::Debug for NatsOptions {

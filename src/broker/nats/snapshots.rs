@@ -24,6 +24,8 @@ use crate::broker::Trouble;
 
 /// Bytes of a part; a message may have a megabyte.
 const PART_BYTES: usize = 512 * 1024;
+/// As small as parts may be where a server takes less. What a server takes is no less.
+pub(super) const PART_BYTES_MIN: usize = 32 * 1024;
 /// So many bytes of entries make a snapshot due, or as many as the last snapshot had.
 const DUE_BYTES: u64 = 8 << 20;
 /// The node whose turn it is has not written one when the log has grown so many times as much: another does.
@@ -84,17 +86,27 @@ pub(super) struct Writer {
     log: Stream,
     state: Stream,
     after: u64,
+    /// The largest message that the server takes.
+    max_payload: usize,
     busy: Arc<AtomicBool>,
 }
 
 impl Writer {
-    pub(super) fn new(replica: Arc<Replica>, context: Context, log: Stream, state: Stream, after: u32) -> Self {
+    pub(super) fn new(
+        replica: Arc<Replica>,
+        context: Context,
+        log: Stream,
+        state: Stream,
+        after: u32,
+        max_payload: usize,
+    ) -> Self {
         Self {
             replica,
             context,
             log,
             state,
             after: u64::from(after),
+            max_payload,
             busy: Arc::default(),
         }
     }
@@ -161,7 +173,8 @@ impl Writer {
     /// Its parts: where the first one stands, and how many there are.
     async fn put(&self, nonce: u64, bytes: &[u8]) -> Result<(u64, u32), Trouble> {
         let (mut first, mut parts) = (None, 0);
-        for part in bytes.chunks(PART_BYTES) {
+        let part_bytes = PART_BYTES.min(self.max_payload).max(PART_BYTES_MIN);
+        for part in bytes.chunks(part_bytes) {
             let sent = self
                 .context
                 .publish(part_subject(nonce, parts), part.to_vec().into())
