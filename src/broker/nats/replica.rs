@@ -48,6 +48,8 @@ struct Inner {
     lease: Option<(u64, Answered)>,
     pending: Pending,
     news: VecDeque<(u64, News)>,
+    /// The news of entries after the first and up to the second were never kept.
+    missed: (u64, u64),
     /// News up to this entry are not kept any more.
     trimmed: u64,
     growth: Growth,
@@ -142,8 +144,13 @@ impl Replica {
             return;
         }
         if inner.generation.is_some() {
-            let sequence = state.sequence();
-            inner.news.clear();
+            let (after, sequence) = (inner.state.sequence(), state.sequence());
+            if inner.generation == Some(generation) {
+                inner.miss(after, sequence);
+            } else {
+                inner.news.clear();
+                inner.missed = (0, 0);
+            }
             inner.news.push_back((sequence, News::Gap));
         }
         if inner.generation != Some(generation) {
@@ -187,7 +194,12 @@ impl Replica {
                 None
             })
         };
-        let eye = Eye { own, number: &number };
+        let missed = inner.missed;
+        let eye = Eye {
+            own,
+            number: &number,
+            missed,
+        };
         let mut told = Vec::new();
         let outcome = inner.state.apply(sequence, time, entry.as_ref(), &eye, &mut told);
         inner
@@ -216,6 +228,7 @@ impl Replica {
                         .news
                         .retain(|(_, news)| matches!(news, News::Happened(Event::NodeGone(_))));
                     inner.trimmed = 0;
+                    inner.missed = (0, 0);
                 }
             }
             (Some(Entry::Renew { nonce, .. } | Entry::Release { nonce, .. }), outcome) => {
@@ -230,8 +243,7 @@ impl Replica {
             (Some(Entry::Take { .. }), _) => {}
         }
         if inner.news.len() > NEWS_MAX {
-            inner.news.clear();
-            inner.news.push_back((sequence, News::Gap));
+            inner.shorten(sequence);
         }
         let growth = inner.growth;
         drop(guard);
@@ -405,7 +417,11 @@ impl Replica {
         let inner = self.lock();
         let number = |(node, epoch): Home| self.nodes.number(node, epoch).unwrap_or(None);
         let own = inner.own.map(|epoch| (self.nodes.own(), epoch));
-        let eye = Eye { own, number: &number };
+        let eye = Eye {
+            own,
+            number: &number,
+            missed: inner.missed,
+        };
         whats.map(|what| inner.state.read(what, &eye)).collect()
     }
 
@@ -425,6 +441,28 @@ impl Replica {
 impl Inner {
     fn asks(&self, nonce: u64) -> bool {
         self.lease.is_some_and(|(asked, _)| asked == nonce)
+    }
+
+    /// Too much waits to be read: what a look at the rosters shows is let go, and the rest too if that is too much.
+    fn shorten(&mut self, sequence: u64) {
+        self.news.retain(|(_, news)| match news {
+            News::Happened(Event::Matched { .. } | Event::Replaced(_) | Event::NodeGone(_)) => true,
+            News::Happened(_) | News::Gap => false,
+        });
+        if self.news.len() > NEWS_MAX / 2 {
+            let first = self.news.front().map_or(sequence, |(first, _)| *first);
+            self.news.clear();
+            self.miss(first.saturating_sub(1), sequence);
+        }
+        self.news.push_back((sequence, News::Gap));
+    }
+
+    fn miss(&mut self, after: u64, until: u64) {
+        let (earlier, later) = self.missed;
+        self.missed = match later {
+            0 => (after, until),
+            _ => (earlier.min(after), later.max(until)),
+        };
     }
 
     fn news_after(&mut self, after: u64) -> Option<(u64, Vec<News>)> {
@@ -470,3 +508,6 @@ impl Pending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,6 +39,8 @@ pub(super) struct Eye<'a> {
     pub(super) own: Option<Home>,
     /// The numbers of nodes.
     pub(super) number: &'a dyn Fn(Home) -> Option<NodeNo>,
+    /// What was told by entries after the first and up to the second has not come to it.
+    pub(super) missed: (u64, u64),
 }
 
 /// What became of an entry, for its author.
@@ -96,8 +98,8 @@ struct Session {
     member_of: BTreeMap<NamespaceId, u64>,
     /// Where it waits for a match, and which in the queue.
     waits_in: BTreeMap<NamespaceId, (QueueKey, u64)>,
-    /// Tickets that were met, the last ones.
-    met: Vec<CommandId>,
+    /// Tickets that were met, the last ones, and by which entry.
+    met: Vec<(CommandId, u64)>,
 }
 
 impl State {

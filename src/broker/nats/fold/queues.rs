@@ -51,9 +51,13 @@ impl State {
             let Some(session) = self.sessions.get(&who.fingerprint) else {
                 return Reply::Stale;
             };
-            // Met meanwhile: its node is told that, and not asked to wait once more.
-            if session.met.contains(ticket) {
-                return Reply::Done;
+            // Met meanwhile: its node is told that, and not asked to wait once more. If it missed it, it must know that.
+            if let Some((_, at)) = session.met.iter().find(|(met, _)| met == ticket) {
+                let (after, until) = eye.missed;
+                return match after < *at && *at <= until {
+                    true => Reply::Stale,
+                    false => Reply::Done,
+                };
             }
             let waits = session.waits_in.get(namespace);
             let waits = waits.and_then(|(queue, number)| self.queues.get(queue)?.get(number));
@@ -100,7 +104,7 @@ impl State {
         eye: &Eye<'_>,
         out: &mut Vec<Event>,
     ) {
-        let own: Option<Place> = self.own(eye);
+        let (own, at): (Option<Place>, u64) = (self.own(eye), self.sequence);
         let mut members = Vec::new();
         for met in &group {
             let fingerprint = met.info.fingerprint;
@@ -108,7 +112,7 @@ impl State {
                 continue;
             };
             session.waits_in.remove(&namespace);
-            session.met.push(met.ticket);
+            session.met.push((met.ticket, at));
             if session.met.len() > MET_MAX {
                 session.met.remove(0);
             }

@@ -36,8 +36,9 @@ impl State {
             to.u64(session.place.0);
             to.option(session.alias.as_deref(), Writer::text);
             to.count(session.met.len());
-            for ticket in &session.met {
+            for (ticket, at) in &session.met {
                 to.u64(ticket.as_u64());
+                to.u64(*at);
             }
         }
         to.count(self.spaces.len());
@@ -98,7 +99,7 @@ impl State {
                 alias: from.option(|from| from.text().map(Into::into))?,
                 member_of: BTreeMap::new(),
                 waits_in: BTreeMap::new(),
-                met: from.list(Reader::command)?,
+                met: from.list(|from| Some((from.command()?, from.u64()?)))?,
             };
             if let Some(alias) = &session.alias {
                 state.aliases.insert(alias.clone(), fingerprint);

@@ -95,6 +95,7 @@ fn every_node_that_reads_the_log_has_the_same_state_from_wherever_it_begins() {
         let eye = Eye {
             own: Some((node(2), world.epochs[2])),
             number: &strange,
+            missed: (0, 0),
         };
         let mut told = Vec::new();
         let (mut whole, mut late) = (State::default(), None);
@@ -140,6 +141,7 @@ fn a_copy_made_of_a_roster_and_the_events_after_it_is_the_roster() {
                 let eye = Eye {
                     own: epoch.map(|epoch| (node(0), epoch)),
                     number: &number,
+                    missed: (0, 0),
                 };
                 let before = state.own(&eye).is_some_and(|own| {
                     state

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod drawn;
+mod scale;
 
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ struct World {
     numbers: [u64; 3],
     told: Vec<Event>,
     last: Option<Outcome>,
+    /// What node 0 missed.
+    missed: (u64, u64),
 }
 
 fn node(index: usize) -> NodeId {
@@ -68,6 +71,7 @@ impl World {
             numbers: [0; 3],
             told: Vec::new(),
             last: None,
+            missed: (0, 0),
         };
         for index in 0..3 {
             world.take(index);
@@ -85,6 +89,7 @@ impl World {
         let eye = Eye {
             own: Some((node(0), self.epochs[0])),
             number: &number,
+            missed: self.missed,
         };
         self.last = Some(self.state.apply(sequence, self.now, Some(&entry), &eye, &mut self.told));
         self.state.check_invariants();
@@ -139,6 +144,7 @@ impl World {
         let eye = Eye {
             own: Some((node(0), self.epochs[0])),
             number: &number,
+            missed: self.missed,
         };
         self.state.read(what, &eye)
     }
@@ -156,6 +162,7 @@ impl World {
         let eye = Eye {
             own: Some((node(0), self.epochs[0])),
             number: &number,
+            missed: self.missed,
         };
         self.state.roster(space(name), &eye)
     }
@@ -439,6 +446,26 @@ fn a_group_is_met_once_and_each_node_tells_its_own() {
     assert!(matches!(world.ask(seek(who(1, 1), 1, 7, true)), Reply::Done));
     assert_eq!(world.told.len(), 1);
     assert!(world.state.queues.is_empty());
+}
+
+#[test]
+fn a_match_whose_news_was_missed_is_not_said_to_be_told() {
+    let mut world = World::new();
+    world.register(0, who(1, 1));
+    world.register(1, who(2, 2));
+    assert!(matches!(world.ask(seek(who(1, 1), 1, 7, false)), Reply::Waiting));
+    let before = world.log.len() as u64;
+    world.act(1, seek(who(2, 2), 2, 8, false));
+    for (missed, stale) in [
+        ((before, before + 1), true),
+        ((0, before), false),
+        ((before + 1, before + 5), false),
+    ] {
+        world.missed = missed;
+        let reply = world.ask(seek(who(1, 1), 1, 7, true));
+        assert_eq!(matches!(reply, Reply::Stale), stale, "{missed:?}: {reply:?}");
+        assert!(stale || matches!(reply, Reply::Done), "{reply:?}");
+    }
 }
 
 #[test]
