@@ -33,6 +33,8 @@ struct Group {
 pub struct Checks {
     pub rules: Rules,
     pub violations: Vec<String>,
+    /// A node may not reach the broker now: what it comes to know when it does again it learns bit by bit.
+    pub shaken: bool,
     /// The last number of (sender, its session, receiver's session, receiver, namespace if a broadcast).
     last: BTreeMap<(usize, u64, u32, usize, Option<String>), u64>,
     groups: BTreeMap<String, Group>,
@@ -42,11 +44,16 @@ pub struct Checks {
     pub messages_sent: u64,
     pub messages_heard: u64,
     pub presence_heard: u64,
-    pub answers: [u64; 2],
     pub closes: BTreeMap<u16, u64>,
     pub errors: BTreeMap<String, u64>,
+    /// When a client was last told that the broker is not there.
+    pub refused_at: Option<Instant>,
+    /// When each node last did what needs the broker.
+    pub served_at: BTreeMap<usize, Instant>,
     /// From the kill of a node to its last peer's end in anybody's eyes.
     pub ghosts: Vec<Duration>,
+    /// From the end of each fault to the last refusal and to the first service of every node.
+    pub recovered: Vec<Duration>,
 }
 
 impl Checks {
@@ -54,6 +61,7 @@ impl Checks {
         Self {
             rules,
             violations: Vec::new(),
+            shaken: false,
             last: BTreeMap::new(),
             groups: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -61,10 +69,12 @@ impl Checks {
             messages_sent: 0,
             messages_heard: 0,
             presence_heard: 0,
-            answers: [0; 2],
             closes: BTreeMap::new(),
             errors: BTreeMap::new(),
+            refused_at: None,
+            served_at: BTreeMap::new(),
             ghosts: Vec::new(),
+            recovered: Vec::new(),
         }
     }
 
@@ -79,15 +89,22 @@ impl Checks {
         self.messages_sent += messages;
     }
 
-    pub fn answered(&mut self, with_something: bool) {
-        self.answers[usize::from(with_something)] += 1;
-    }
-
-    pub fn closed(&mut self, code: u16) {
+    pub fn closed(&mut self, code: u16, now: Instant) {
+        if code == 1013 {
+            self.refused_at = Some(now);
+        }
         *self.closes.entry(code).or_default() += 1;
     }
 
-    pub fn error(&mut self, payload: &Value) {
+    /// A node answered what needs the broker.
+    pub fn served(&mut self, node: usize, now: Instant) {
+        self.served_at.insert(node, now);
+    }
+
+    pub fn error(&mut self, payload: &Value, now: Instant) {
+        if payload["code"] == 503 {
+            self.refused_at = Some(now);
+        }
         let text = format!(
             "{} {}",
             payload["code"],
@@ -189,10 +206,11 @@ impl Checks {
         }
     }
 
-    /// A room's members in one client's eyes.
+    /// A room's members in one client's eyes. A node that was cut off hears of who came meanwhile before it knows which of its
+    /// own have lost their places.
     pub fn crowded(&mut self, index: usize, namespace: &str, view: &View) {
         let most = view.room_max.unwrap_or(4) as usize;
-        if namespace.starts_with('r') && view.members.len() > most && !self.rules.data_lost {
+        if namespace.starts_with('r') && view.members.len() > most && !self.rules.data_lost && !self.shaken {
             self.violation(format!(
                 "{index} sees {} members in {namespace} for {most}",
                 view.members.len()
@@ -237,13 +255,9 @@ impl Checks {
     }
 
     /// Nobody is still seen who was served by a node that is gone since `gone`: `served` are their fingerprints.
-    pub fn no_ghosts(&mut self, crowd: &Crowd, served: &BTreeSet<String>, gone: Instant, except: Option<usize>) {
+    pub fn no_ghosts(&mut self, crowd: &Crowd, served: &BTreeSet<String>, gone: Instant) {
         let mut ghosts = Vec::new();
-        for peer in crowd
-            .peers
-            .iter()
-            .filter(|peer| peer.is_open() && Some(peer.node) != except)
-        {
+        for peer in crowd.peers.iter().filter(|peer| peer.is_open()) {
             for (namespace, view) in &peer.views {
                 let seen = view
                     .members
@@ -268,6 +282,18 @@ impl Checks {
 
     /// Everything is quiet and whole: what each believes is what is.
     pub fn at_the_end(&mut self, crowd: &Crowd) {
+        for (peer, name, view) in crowd.views() {
+            self.crowded(peer.index, name, view);
+        }
+        for text in Self::unlike(crowd) {
+            self.violation(format!("at the end {text}"));
+        }
+        self.groups_at_the_end(crowd);
+    }
+
+    /// Where what clients believe is not what is.
+    pub fn unlike(crowd: &Crowd) -> Vec<String> {
+        let mut found = Vec::new();
         let mut truth: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for peer in crowd.peers.iter().filter(|peer| peer.is_open()) {
             for namespace in peer.views.keys() {
@@ -276,31 +302,33 @@ impl Checks {
         }
         for peer in &crowd.peers {
             if !peer.is_open() {
-                self.violation(format!("{} has no connection at the end", peer.index));
+                found.push(format!("{} has no connection", peer.index));
             }
             if let Some((asked, _)) = peer.unanswered() {
-                self.violation(format!("{} was never answered: {asked:?}", peer.index));
+                found.push(format!("{} is not answered: {asked:?}", peer.index));
             }
             for (namespace, view) in peer.views.iter().filter(|(_, view)| view.complete) {
                 let believed: BTreeSet<&str> = view.members.keys().map(String::as_str).collect();
                 let there = &truth[namespace.as_str()];
                 for ghost in believed.difference(there) {
-                    self.violation(format!(
-                        "at the end {} sees {} in {namespace}, who is not there",
+                    found.push(format!(
+                        "{} on node {} sees {} in {namespace}, who is not there",
                         peer.index,
-                        short(ghost)
+                        peer.node,
+                        crowd.name(ghost)
                     ));
                 }
                 for missing in there.difference(&believed) {
-                    self.violation(format!(
-                        "at the end {} does not see {} in {namespace}",
+                    found.push(format!(
+                        "{} on node {} does not see {} in {namespace}",
                         peer.index,
-                        short(missing)
+                        peer.node,
+                        crowd.name(missing)
                     ));
                 }
             }
         }
-        self.groups_at_the_end(crowd);
+        found
     }
 
     fn groups_at_the_end(&mut self, crowd: &Crowd) {
@@ -310,7 +338,7 @@ impl Checks {
             for who in &group.listed {
                 *listed.entry((who, &group.arena)).or_default() += 1;
                 let peer = crowd.index_of(who).map(|index| &crowd.peers[index]);
-                let waits = peer.is_some_and(|peer| peer.waiting.contains_key(&group.arena));
+                let waits = peer.is_some_and(|peer| peer.waiting.get(&group.arena) == Some(&true));
                 // It may have asked again since; whether it is the same request only shows where it is listed once.
                 let asked = self
                     .asked
@@ -347,16 +375,16 @@ impl Checks {
     /// What happened, in a line.
     pub fn summary(&self) -> String {
         format!(
-            "{} messages sent, {} heard, {} joins and leaves, {} groups, answers {}/{}, closes {:?}, errors {:?}, ghosts gone after {:?}",
+            "{} messages sent, {} heard, {} joins and leaves, {} groups, closes {:?}, errors {:?}, \
+             ghosts gone after {:?}, recovered after {:?}",
             self.messages_sent,
             self.messages_heard,
             self.presence_heard,
             self.groups.len(),
-            self.answers[1],
-            self.answers[0] + self.answers[1],
             self.closes,
             self.errors,
             self.ghosts,
+            self.recovered,
         )
     }
 }

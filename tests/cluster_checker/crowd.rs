@@ -35,7 +35,8 @@ enum State {
     Open(Socket),
 }
 
-/// What was asked and not answered: the answer is whatever comes before the pong of the ping behind it.
+/// What was asked and not answered. What has no answer of its own is over with the pong of a ping behind it; a pong says nothing
+/// of what waits for the broker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Asked {
     Join(String),
@@ -44,7 +45,6 @@ pub enum Asked {
     JoinRoom(String),
     Match(String),
     Kick(String, String),
-    Nothing,
 }
 
 /// What a client believes of a namespace that it is in.
@@ -67,14 +67,13 @@ pub struct Peer {
     pub node: usize,
     /// Counts its registrations.
     pub session: u32,
-    pub registered_at: Option<Instant>,
     pub views: BTreeMap<String, View>,
     /// Namespaces that it owns.
     pub owns: BTreeSet<String>,
-    /// Match requests that were not met, by namespace, and since when.
-    pub waiting: BTreeMap<String, Instant>,
+    /// Match requests that were not met, by namespace, and whether that is sure: a refusal may have been of something else.
+    pub waiting: BTreeMap<String, bool>,
     state: State,
-    asked: Option<(Asked, Option<Value>)>,
+    asked: Option<Asked>,
     asked_at: Instant,
     sent: BTreeMap<(String, bool), u64>,
     random: StdRng,
@@ -90,7 +89,6 @@ impl Peer {
             key,
             node: index % nodes,
             session: 0,
-            registered_at: None,
             views: BTreeMap::new(),
             owns: BTreeSet::new(),
             waiting: BTreeMap::new(),
@@ -109,12 +107,10 @@ impl Peer {
 
     /// Whether it waits for an answer, and since when.
     pub fn unanswered(&self) -> Option<(&Asked, Instant)> {
-        let (asked, _) = self.asked.as_ref()?;
-        Some((asked, self.asked_at))
+        Some((self.asked.as_ref()?, self.asked_at))
     }
 
     fn forget(&mut self) {
-        self.registered_at = None;
         self.views.clear();
         self.owns.clear();
         self.waiting.clear();
@@ -134,12 +130,33 @@ impl Peer {
         }
     }
 
-    /// Asks, with a ping behind it whose pong ends the wait.
+    /// Asks, with a ping behind it.
     fn ask(&mut self, asked: Asked, message: &Value, now: Instant) {
         self.send(message);
         self.send(&json!({"type": "ping"}));
-        self.asked = Some((asked, None));
+        self.asked = Some(asked);
         self.asked_at = now;
+    }
+}
+
+impl Peer {
+    fn answered(&mut self, is_it: impl FnOnce(&Asked) -> bool) {
+        if self.asked.as_ref().is_some_and(is_it) {
+            self.asked = None;
+        }
+    }
+
+    /// Something was refused: perhaps what it asked.
+    fn refused(&mut self, code: Option<u64>, why: &str) {
+        if code == Some(503)
+            && let Some(Asked::Match(arena)) = &self.asked
+        {
+            self.waiting.insert(arena.clone(), false);
+        }
+        let of_a_message = ["no shared namespace", "peer not found", "peer send buffer full"].contains(&why);
+        if !of_a_message {
+            self.answered(|asked| !matches!(asked, Asked::Leave(_) | Asked::Kick(..)));
+        }
     }
 }
 
@@ -171,9 +188,50 @@ impl Crowd {
         }
     }
 
+    /// These clients' node is gone. Those with an even number do not come back before `until`, so that the others see them go.
+    pub fn lose(&mut self, served: &BTreeSet<String>, until: Instant) {
+        for peer in self.peers.iter_mut().filter(|peer| served.contains(&peer.fingerprint)) {
+            if peer.index.is_multiple_of(2) {
+                peer.forget();
+                peer.state = State::Away(until);
+            }
+        }
+    }
+
+    /// They need not stay away any longer.
+    pub fn let_back(&mut self, now: Instant) {
+        for peer in &mut self.peers {
+            if let State::Away(until) = &mut peer.state {
+                *until = now.min(*until);
+            }
+        }
+    }
+
+    /// A room of a node that was cut off may have become another one of the same name, with other terms.
+    pub fn forget_rooms(&mut self) {
+        for peer in &mut self.peers {
+            peer.owns.clear();
+            peer.views.values_mut().for_each(|view| view.room_max = None);
+        }
+    }
+
     /// Whose fingerprint that is.
     pub fn index_of(&self, fingerprint: &str) -> Option<usize> {
         self.by_fingerprint.get(fingerprint).copied()
+    }
+
+    /// What each client believes of each namespace that it is in.
+    pub fn views(&self) -> impl Iterator<Item = (&Peer, &str, &View)> {
+        let open = self.peers.iter().filter(|peer| peer.is_open());
+        open.flat_map(|peer| peer.views.iter().map(move |(name, view)| (peer, name.as_str(), view)))
+    }
+
+    /// A client and its node, for a violation.
+    pub fn name(&self, fingerprint: &str) -> String {
+        match self.index_of(fingerprint).map(|index| &self.peers[index]) {
+            Some(peer) => format!("{} (on node {})", peer.index, peer.node),
+            None => "a stranger".to_owned(),
+        }
     }
 
     /// One round: everybody hears what has come; some act.
@@ -230,7 +288,7 @@ impl Crowd {
                 }
                 Ok(Message::Close(frame)) => {
                     let code = frame.map_or(1005, |frame| u16::from(frame.code));
-                    checks.closed(code);
+                    checks.closed(code, now);
                     peer.forget();
                     peer.state = State::Away(now + Duration::from_millis(50));
                 }
@@ -240,7 +298,7 @@ impl Crowd {
                     return;
                 }
                 Err(_) => {
-                    checks.closed(1006);
+                    checks.closed(1006, now);
                     peer.forget();
                     peer.state = State::Away(now + Duration::from_millis(50));
                 }
@@ -258,15 +316,23 @@ impl Crowd {
                     peer.state = State::Open(socket);
                 }
                 peer.session += 1;
-                peer.registered_at = Some(now);
+                checks.served(peer.node, now);
             }
-            "pong" => {
-                if let Some((asked, answer)) = peer.asked.take() {
-                    checks.answered(answer.is_some());
-                    settle(peer, &asked, answer.as_ref(), now);
+            "pong" => match peer.asked.take() {
+                Some(Asked::Leave(name)) => {
+                    peer.views.remove(&name);
+                    peer.waiting.remove(&name);
                 }
+                Some(Asked::Kick(..)) => {}
+                other => peer.asked = other,
+            },
+            "error" => {
+                checks.error(payload, now);
+                peer.refused(
+                    payload["code"].as_u64(),
+                    payload["message"].as_str().unwrap_or_default(),
+                );
             }
-            "error" => checks.error(payload),
             "peer_list" => {
                 let namespace = text(&payload["namespace"]);
                 let listed = payload["peers"].as_array().cloned().unwrap_or_default();
@@ -276,9 +342,10 @@ impl Crowd {
                     complete: listed.len() as u64 == payload["total"].as_u64().unwrap_or(0),
                     room_max: None,
                 };
+                checks.served(peer.node, now);
                 checks.listed(peer, &namespace, &view);
                 peer.views.insert(namespace, view);
-                note_answer(peer, message);
+                peer.answered(|asked| matches!(asked, Asked::Join(_) | Asked::JoinRoom(_)));
             }
             "room_created" => {
                 let room = text(&payload["room_id"]);
@@ -289,7 +356,7 @@ impl Crowd {
                 };
                 peer.views.insert(room.clone(), view);
                 peer.owns.insert(room);
-                note_answer(peer, message);
+                peer.answered(|asked| matches!(asked, Asked::Create(..)));
             }
             "peer_joined" => {
                 let (namespace, who) = (text(&message["namespace"]), text(&message["from"]));
@@ -311,15 +378,12 @@ impl Crowd {
                 peer.views.remove(&room);
                 peer.waiting.remove(&room);
             }
-            "match" => note_answer(peer, message),
+            "match" => peer.answered(|asked| matches!(asked, Asked::Match(_))),
             "matched" => {
                 let namespace = text(&payload["namespace"]);
-                let asked = matches!(&peer.asked, Some((Asked::Match(own), None)) if *own == namespace);
-                let waiting = peer.waiting.remove(&namespace).is_some();
-                if asked {
-                    note_answer(peer, message);
-                }
-                checks.matched(peer, &namespace, payload, asked || waiting);
+                peer.answered(|asked| matches!(asked, Asked::Match(own) if *own == namespace));
+                let waited = peer.waiting.remove(&namespace).is_some();
+                checks.matched(peer, &namespace, payload, waited);
             }
             "signal" | "relay" => {
                 let (to, from) = (text(&message["to"]), text(&message["from"]));
@@ -390,6 +454,7 @@ impl Crowd {
                     let size = if arena.ends_with(['0', '1']) { 3 } else { 2 };
                     checks.asks_match(&peer.fingerprint, &arena);
                     let message = json!({"type": "match", "payload": {"namespace": arena, "group_size": size}});
+                    peer.waiting.insert(arena.clone(), true);
                     peer.ask(Asked::Match(arena), &message, now);
                 }
             }
@@ -447,27 +512,6 @@ impl Crowd {
         let message = json!({"type": kind, "to": to, "payload": payload});
         peer.send(&message);
         checks.sent(1);
-    }
-}
-
-/// Keeps the answer for the pong that follows.
-fn note_answer(peer: &mut Peer, message: &Value) {
-    if let Some((_, answer)) = &mut peer.asked {
-        *answer = Some(message.clone());
-    }
-}
-
-/// The pong came: what was asked has had its answer, or was refused.
-fn settle(peer: &mut Peer, asked: &Asked, answer: Option<&Value>, now: Instant) {
-    match (asked, answer) {
-        (Asked::Leave(name), _) => {
-            peer.views.remove(name);
-            peer.waiting.remove(name);
-        }
-        (Asked::Match(arena), Some(answer)) if answer["type"] == "match" => {
-            peer.waiting.insert(arena.clone(), now);
-        }
-        _ => {}
     }
 }
 
