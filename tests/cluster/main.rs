@@ -8,6 +8,7 @@
 mod broker;
 mod figures;
 mod plain;
+mod processes;
 mod shell;
 #[path = "../support/mod.rs"]
 mod support;
