@@ -157,7 +157,7 @@ pub trait Commands: Send {
 pub enum News {
     /// One of [`Event::Changed`], [`Event::Matched`], [`Event::Replaced`], [`Event::NodeGone`].
     Happened(Event),
-    /// Something was missed.
+    /// Something was missed: the node goes down and comes up again, so that its sessions are told again.
     Gap,
 }
 

@@ -16,7 +16,9 @@ use super::link::Queues;
 use super::session::{Session, lock, lose};
 use super::traffic::{Incoming, Outgoing};
 use super::workers::{self, Part, Work, Worker};
-use super::{Commands, Engine, Epoch, Inbox, LEASE, Lease, Nodes, Publisher, RENEW, Routes, Subscriber, Trouble, link};
+use super::{
+    Commands, Engine, Epoch, Inbox, LEASE, Lease, News, Nodes, Publisher, RENEW, Routes, Subscriber, Trouble, link,
+};
 use crate::message::cluster::Event;
 
 /// What the threads do.
@@ -184,6 +186,7 @@ pub fn start(
         sessions: 0,
         epoch: None,
         place: None,
+        left: None,
         compare_at: None,
         complained: None,
     };
@@ -261,6 +264,8 @@ struct Watch {
     epoch: Option<Epoch>,
     /// How far its inbox was read.
     place: Option<String>,
+    /// An epoch that is over and the place in its inbox, which may have matches that were not read.
+    left: Option<(Epoch, Option<String>)>,
     /// When the rosters are to be compared. From when the broker was found empty, also over the next loss.
     compare_at: Option<Compare>,
     complained: Option<Trouble>,
@@ -358,7 +363,11 @@ impl Watch {
         };
         if self.epoch != Some(taken.epoch) {
             self.nodes.set_epoch(taken.epoch);
-            (self.epoch, self.place) = (Some(taken.epoch), None);
+            let place = self.place.take();
+            if let Some(over) = self.epoch.replace(taken.epoch) {
+                // One that was over before this node came up again has had no news since.
+                self.left.get_or_insert((over, place));
+            }
         }
         if taken.empty {
             self.compare_at = Some(Compare::Later);
@@ -372,6 +381,7 @@ impl Watch {
     }
 
     fn connect(&mut self, session: &Arc<Session>) -> Result<(), Stopped> {
+        self.read_left(session)?;
         let (engine, place) = (self.engine.clone(), self.place.clone());
         let inbox = session.epoch.map(|epoch| engine.inbox(epoch, place.as_deref()));
         let inbox = inbox.transpose()?;
@@ -403,6 +413,30 @@ impl Watch {
             }
         }
         self.complained = None;
+        Ok(())
+    }
+
+    /// Of what came into the inbox of an epoch that ran out before it was read, matches count still: who is in a group that
+    /// others were told of must not wait for another one.
+    fn read_left(&mut self, session: &Session) -> Result<(), Stopped> {
+        let Some((epoch, place)) = &self.left else {
+            return Ok(());
+        };
+        let mut inbox = self.engine.inbox(*epoch, place.as_deref())?;
+        // What cannot be read now will not be looked for again: it must not keep the node down.
+        self.left = None;
+        let mut more = true;
+        while more {
+            self.check(session)?;
+            more = false;
+            inbox.read(NO_TIME, &mut |news| {
+                let News::Happened(event) = news else { return };
+                more = true;
+                if matches!(event, Event::Matched { .. }) {
+                    workers::on_event(event, &self.routes);
+                }
+            })?;
+        }
         Ok(())
     }
 
@@ -542,6 +576,9 @@ fn hand<P>(to: &Sender<Work<P>>, session: &Arc<Session>, part: P) -> usize {
     let session = session.clone();
     usize::from(to.send(Work { session, part }).is_ok())
 }
+
+/// What an engine may take for none: it waits at least that long.
+const NO_TIME: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests;

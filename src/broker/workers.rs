@@ -112,18 +112,23 @@ pub(super) fn read(
 ) -> Result<(), Trouble> {
     let mut outcome = Ok(());
     while outcome.is_ok() && !session.is_over() {
-        outcome = inbox.read(wait, &mut |news| on_news(news, routes));
+        let mut missed = false;
+        outcome = inbox.read(wait, &mut |news| match news {
+            News::Happened(event) => on_event(event, routes),
+            News::Gap => missed = true,
+        });
+        if missed && outcome.is_ok() {
+            // Rosters that are compared would bring back neither a kick nor a match: the sessions are told again.
+            outcome = Err(Trouble::Lost("news of other nodes were missed".to_owned()));
+        }
     }
     // All that came before it was told, so the next session goes on there.
     *lock(&session.place) = inbox.place();
     outcome
 }
 
-fn on_news(news: News, routes: &Routes) {
-    let event = match news {
-        News::Happened(event) => event,
-        News::Gap => return routes.tell_all(&Event::Compare),
-    };
+/// Tells the loop or loops that it concerns.
+pub(super) fn on_event(event: Event, routes: &Routes) {
     let homes = routes.homes();
     match &event {
         Event::Changed { namespace, .. } | Event::Matched { namespace, .. } => {

@@ -11,7 +11,7 @@
 //! | `peer:epoch` | string | counts epochs | never |
 //! | `peer:leases` | sorted set | places by the end of their lease, in milliseconds of Redis's clock | with the last lease: released, or marked dead by whoever renews first |
 //! | `peer:dead` | set | places whose entries are to be swept | when they are |
-//! | `peer:in:<place>` | stream | what happened to the namespaces and keys of a node in its epoch; ids are `1-0`, `1-1`, … without gaps, at most some 100,000 entries; the node trims what it has read | in the step that marks the place dead |
+//! | `peer:in:<place>` | stream | what happened to the namespaces and keys of a node in its epoch; ids are `1-0`, `1-1`, … without gaps, at most some 100,000 entries; the node trims what it has read | with the lease that is given back, ten minutes after the step that marks the place dead |
 //! | `peer:n:<place>` | set | keys with a session there | with the last session, or swept |
 //! | `peer:p:<key>` | hash | `at`: the session; `alias`; `m:<ns>`: a membership; `t:<ns>`: a match request, `<group size>:<criteria, 64 hex digits>` | with the session, or swept with its place |
 //! | `peer:a:<alias>` | string | the key that holds it | with the holder's session |

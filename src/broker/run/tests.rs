@@ -9,6 +9,7 @@ use super::*;
 use crate::broker::{Busy, Channel, Fleet, Heard, Link, News, NodeId, Taken, Wake, connect};
 use crate::codec::node_traffic::Head;
 use crate::ids::{CommandId, Fingerprint, Homes, LoopId, NodeNo};
+use crate::message::Matched;
 use crate::message::cluster::{Command, Reply, What};
 
 /// Nothing that is right takes so long.
@@ -46,6 +47,7 @@ struct State {
     empty: bool,
     deaf: bool,
     renewals_held: bool,
+    lapsed: bool,
 }
 
 enum Word {
@@ -97,8 +99,16 @@ impl Lease for FakePart {
     }
     fn take_up(&mut self, epoch: Epoch) -> Result<Taken, Trouble> {
         let _ = self.0.log.send(format!("take_up {}", epoch.0));
-        let empty = self.0.state.lock().unwrap().empty;
-        Ok(Taken { epoch, empty })
+        let mut state = self.0.state.lock().unwrap();
+        let empty = state.empty;
+        match std::mem::take(&mut state.lapsed) {
+            true => {
+                state.epochs += 1;
+                let epoch = Epoch(state.epochs);
+                Ok(Taken { epoch, empty })
+            }
+            false => Ok(Taken { epoch, empty }),
+        }
     }
     fn renew(&mut self, _: Epoch) -> Result<Fleet, Trouble> {
         if self.0.state.lock().unwrap().renewals_held {
@@ -420,20 +430,66 @@ fn a_broker_that_was_empty_is_compared_with_when_the_others_have_told_it() {
 }
 
 #[test]
-fn a_gap_in_the_inbox_is_compared_at_once() {
+fn a_gap_in_the_inbox_makes_the_node_tell_everything_again_in_the_same_epoch() {
     let mut world = World::up();
+    world.logged(&["lease", "take", "inbox 1 None"]);
+    let waiting = world.command(0, 1).unwrap();
+    assert_eq!(world.begun(), [waiting]);
     world.script.news.0.send(Ok(News::Gap)).unwrap();
-    world.expect_all(&["Compare"]);
+    world.expect_all(&["Down"]);
+    assert_eq!(world.replied(0), (waiting, "Lost".to_owned()));
+    world.say(1, Ok(()));
+    world.expect_all(&["Up", "Compare"]);
+    world.logged(&["subscriber", "publisher", "commands", "lease", "take_up 1"]);
+    world.logged(&["inbox 1 Some(\"here\")"]);
     let gone = world.other(1);
-    world
-        .script
-        .news
-        .0
-        .send(Ok(News::Happened(Event::NodeGone(gone))))
-        .unwrap();
+    let news = News::Happened(Event::NodeGone(gone));
+    world.script.news.0.send(Ok(news)).unwrap();
     for index in 0..2 {
         assert!(matches!(world.event(index), Event::NodeGone(node) if node == gone));
     }
+}
+
+#[test]
+fn a_match_that_came_before_the_epoch_ran_out_is_told_in_the_next_one() {
+    let mut world = World::up();
+    world.logged(&["lease", "take", "inbox 1 None", "subscriber", "publisher", "commands"]);
+    world.script.state.lock().unwrap().lapsed = true;
+    world.script.state.lock().unwrap().refuses = Some("inbox");
+    world.script.heard.0.send(None).unwrap();
+    world.expect_all(&["Down"]);
+    world.logged(&["lease", "take_up 1", "inbox 1 Some(\"here\")"]);
+    // Of what lies there only that counts; it is looked for until it was read.
+    let namespace = world.homes.namespace("arena");
+    let matched = Matched {
+        namespace: "arena".into(),
+        session: [7; 16],
+        peers: Vec::new(),
+    };
+    let (members, matched) = (Vec::new(), Arc::new(matched));
+    let gone = world.other(1);
+    for event in [
+        Event::NodeGone(gone),
+        Event::Matched {
+            namespace,
+            members,
+            matched,
+        },
+    ] {
+        world.script.news.0.send(Ok(News::Happened(event))).unwrap();
+    }
+    world.script.state.lock().unwrap().refuses = None;
+    let home = world.homes.of_namespace(namespace).index();
+    assert!(matches!(world.event(home), Event::Matched { .. }));
+    world.expect_all(&["Up", "Compare"]);
+    let logged: Vec<String> = world.log.try_iter().collect();
+    let inboxes: Vec<_> = logged.iter().filter(|what| what.starts_with("inbox")).collect();
+    let (last, before) = inboxes.split_last().unwrap();
+    assert_eq!(*last, "inbox 2 None");
+    assert!(
+        before.iter().all(|what| *what == "inbox 1 Some(\"here\")"),
+        "{logged:?}"
+    );
 }
 
 #[test]

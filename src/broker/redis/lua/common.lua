@@ -65,6 +65,7 @@ local function tell(places, ...)
           error(told.err)
         end
         bury(place)
+        call('UNLINK', 'peer:in:' .. place)
       end
     end
   end
@@ -75,7 +76,8 @@ function bury(place)
   call('ZREM', 'peer:leases', place)
   leases[place] = false
   call('SADD', 'peer:dead', place)
-  call('UNLINK', 'peer:in:' .. place)
+  -- Its node may come back and look there for matches that it was not told.
+  call('PEXPIRE', 'peer:in:' .. place, 600000)
   local others = {}
   for _, other in ipairs(call('ZRANGE', 'peer:leases', 0, -1)) do
     others[other] = true
