@@ -163,6 +163,11 @@ pub enum Mail {
         /// Whose.
         fingerprint: Fingerprint,
     },
+    /// The same of each of these: how they came and went was not followed here until now.
+    RoutesChanged {
+        /// Whose.
+        fingerprints: Box<[Fingerprint]>,
+    },
     /// To a namespace's home, after the broker was lost: what this session has there is to be told again.
     Rejoin {
         /// Which session.

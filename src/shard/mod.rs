@@ -224,7 +224,8 @@ impl Shard {
                 None => self.counters.stale_mail += 1,
             },
             Mail::FanOutDone { sum, refused } => self.add_to_sum(sum, refused, 1),
-            Mail::RouteChanged { fingerprint } => self.on_route_changed(&fingerprint),
+            Mail::RouteChanged { fingerprint } => self.on_routes_changed(&[fingerprint]),
+            Mail::RoutesChanged { fingerprints } => self.on_routes_changed(&fingerprints),
             Mail::Rejoin {
                 who,
                 loop_id,

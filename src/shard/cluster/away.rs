@@ -231,12 +231,14 @@ impl Shard {
         }
     }
 
-    /// A peer came or went on another node.
-    pub(in crate::shard) fn on_route_changed(&mut self, fingerprint: &Fingerprint) {
+    /// Peers came or went on other nodes.
+    pub(in crate::shard) fn on_routes_changed(&mut self, fingerprints: &[Fingerprint]) {
         let Some(cluster) = &mut self.cluster else { return };
-        cluster.away.forget(fingerprint);
-        if let Some(sought) = cluster.away.sought.get_mut(fingerprint) {
-            sought.changed = true;
+        for fingerprint in fingerprints {
+            cluster.away.forget(fingerprint);
+            if let Some(sought) = cluster.away.sought.get_mut(fingerprint) {
+                sought.changed = true;
+            }
         }
     }
 
@@ -405,7 +407,7 @@ mod tests {
         scene.answer(Reply::Found(Some(node(1))));
         scene.shard.route_failed(&to, node(2));
         scene.hear(Event::NodeGone(node(2)));
-        scene.shard.on_route_changed(&scene.key(3));
+        scene.shard.on_routes_changed(&[scene.key(3)]);
         assert_eq!(scene.signal(peer, to, "2"), at(1));
         for again in 0..3 {
             match again {

@@ -338,19 +338,22 @@ impl Shard {
         let Some(space) = self.space(id) else { return };
         let (loops, hasher) = (self.homes.loops(), self.homes.hasher());
         let mut namespace = Namespace::new(space.name.clone(), None, loops, hasher);
-        let mut elsewhere = Vec::new();
+        let mut elsewhere = vec![Vec::new(); loops];
         for Member { node, session, info } in roster.members {
             if node.is_some() || space.coming.contains_key(&session) {
-                let loop_id = self.loop_of(node, &info.fingerprint);
+                let fingerprint = info.fingerprint;
                 if node.is_some() {
-                    elsewhere.push((loop_id, info.fingerprint));
+                    elsewhere[self.homes.of_fingerprint(&fingerprint).index()].push(fingerprint);
                 }
-                namespace.admit_at(info, session, loop_id);
+                namespace.admit_at(info, session, self.loop_of(node, &fingerprint));
             }
         }
-        // They may have moved while nobody here was told of it.
-        for (loop_id, fingerprint) in elsewhere {
-            self.forget_place_of(loop_id, fingerprint);
+        // They may have moved while nobody here was told of it. One mail for each home: there may be very many.
+        for (home, fingerprints) in (0..).zip(elsewhere) {
+            if !fingerprints.is_empty() {
+                let fingerprints = fingerprints.into_boxed_slice();
+                self.send(LoopId::new(home), Mail::RoutesChanged { fingerprints });
+            }
         }
         self.namespaces.insert(id, namespace);
         self.set_terms(id, roster.room);

@@ -38,6 +38,7 @@ fn events_before_the_first_roster_wait_for_it() {
     let roster = home.roster(5, &[('b', Some(1)), ('a', None)]);
     home.joined(5, Some(roster));
     let heard = [
+        "b moved",
         "a in ba, loop 1 1, node 1 1",
         "+c loop 1 2",
         "+d node 2 1",
@@ -62,7 +63,7 @@ fn a_roster_that_came_to_nothing_is_asked_for_again() {
     home.comes(6, 'c', None);
     let roster = home.roster(7, &[('c', None), ('b', Some(1))]);
     home.reply(Reply::Roster(roster));
-    assert_eq!(home.said(), ["c in cb, loop 1 1, node 1 1"]);
+    assert_eq!(home.said(), ["b moved", "c in cb, loop 1 1, node 1 1"]);
     home.comes(7, 'b', Some(1));
     assert_eq!(home.said(), [""; 0]);
 }
@@ -103,7 +104,7 @@ fn the_last_leave_ends_the_copy_and_a_join_under_way_reads_it_anew() {
         home.comes(9, 'c', None);
         let roster = home.roster(9, &[('d', Some(1)), ('c', None)]);
         home.reply(Reply::Roster(roster));
-        assert_eq!(home.said(), ["c in dc, loop 1 1, node 1 1"]);
+        assert_eq!(home.said(), ["d moved", "c in dc, loop 1 1, node 1 1"]);
     }
 }
 
@@ -238,11 +239,11 @@ fn who_is_put_out_before_its_answer_hears_the_answer_first() {
         let roster = home.room_roster(7, &[('o', Some(1))]);
         home.joined(6, Some(roster));
         if !event_first {
-            assert_eq!(home.said(), ["c in o, node 1 1"]);
+            assert_eq!(home.said(), ["o moved", "c in o, node 1 1"]);
             home.is_kicked(7, 'c');
             assert_eq!(home.said(), ["c kicked"]);
         } else {
-            assert_eq!(home.said(), ["c in o, node 1 1", "c kicked"]);
+            assert_eq!(home.said(), ["o moved", "c in o, node 1 1", "c kicked"]);
         }
         assert!(home.is_empty());
     }

@@ -13,7 +13,7 @@ fn a_lost_roster_fails_the_join_and_takes_it_back() {
     let unavailable = ["a broker unavailable", "c broker unavailable"];
     assert_eq!(home.said(), unavailable);
     assert!(home.is_empty());
-    home.look('d', Ask::Discover { limit: 5 });
+    home.ask('d', Ask::Discover { limit: 5 });
     let (peers, total) = (Vec::new(), 0);
     home.reply(Reply::Listed { peers, total });
     assert_eq!(home.said(), ["d listed "]);
@@ -33,7 +33,7 @@ fn too_many_events_before_a_roster_are_in_a_later_one() {
     assert_eq!(home.asked(), ["roster"]);
     let roster = home.roster(most + 1, &[('a', None), ('b', Some(1))]);
     home.reply(Reply::Roster(roster));
-    assert_eq!(home.said(), ["a in ab, loop 1 1, node 1 1"]);
+    assert_eq!(home.said(), ["b moved", "a in ab, loop 1 1, node 1 1"]);
 }
 
 #[test]

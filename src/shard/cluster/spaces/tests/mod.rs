@@ -370,6 +370,10 @@ impl Home {
             }
             Mail::GoneDone { fingerprint } => format!("{} gone", self.letter(&fingerprint)),
             Mail::RouteChanged { fingerprint } => format!("{} moved", self.letter(&fingerprint)),
+            Mail::RoutesChanged { fingerprints } => {
+                let letters = fingerprints.iter().map(|fingerprint| self.letter(fingerprint));
+                format!("{} moved", letters.collect::<String>())
+            }
             Mail::Rejoined { who } => format!("{} rejoined", self.letter(&who.fingerprint)),
             Mail::Evicted { who } => format!("{} evicted", self.letter(&who.fingerprint)),
             other => panic!("{other:?}"),
@@ -382,7 +386,7 @@ impl Home {
         home.ask_join('a');
         let roster = home.roster(5, &[('b', Some(1)), ('a', None)]);
         home.joined(5, Some(roster));
-        assert_eq!(home.said(), ["a in ba, loop 1 1, node 1 1"]);
+        assert_eq!(home.said(), ["b moved", "a in ba, loop 1 1, node 1 1"]);
         home.comes(5, 'a', None);
         assert_eq!(home.said(), [""; 0], "it is in the roster");
         home
@@ -394,7 +398,7 @@ impl Home {
         home.ask_to_enter('a', true);
         let roster = home.room_roster(5, &[('o', Some(1)), ('a', None)]);
         home.joined(5, Some(roster));
-        assert_eq!(home.said(), ["a in oa, loop 1 1, node 1 1"]);
+        assert_eq!(home.said(), ["o moved", "a in oa, loop 1 1, node 1 1"]);
         home
     }
 
