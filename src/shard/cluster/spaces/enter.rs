@@ -27,6 +27,7 @@ impl Shard {
     ) {
         let members_max = self.members_max();
         let going = self.all_members_go(namespace);
+        let fresh = !self.stays_here(namespace, who(&asker));
         let compared = self.spaces().is_some_and(|spaces| spaces.compared);
         let Some(spaces) = self.spaces_mut() else { return };
         spaces.owed.retain(|owed| *owed != (namespace, who(&asker)));
@@ -38,6 +39,7 @@ impl Shard {
         let coming = Coming {
             asker: Some(asker),
             how: How::Join { room },
+            fresh,
             version: None,
             kicked: None,
         };
@@ -67,6 +69,16 @@ impl Shard {
         here as usize <= space.leaving.len()
     }
 
+    /// Whether it is a member here, and not on its way out.
+    fn stays_here(&self, id: NamespaceId, who: Who) -> bool {
+        let entry = self.namespaces.get(&id).and_then(|n| n.roster.get(&who.fingerprint));
+        let is_member = entry.is_some_and(|entry| entry.session == who.session && entry.loop_id.node().is_none());
+        is_member
+            && self
+                .space(id)
+                .is_some_and(|space| !space.leaving.contains_key(&who.session))
+    }
+
     pub(super) fn enter_new_room(
         &mut self,
         asker: Asker,
@@ -86,11 +98,13 @@ impl Shard {
             (false, false) => Some(Refusal::ServerFull),
             (false, true) => None,
         };
+        let fresh = !self.stays_here(namespace, who(&asker));
         let Some(spaces) = self.spaces_mut() else { return };
         spaces.owed.retain(|owed| *owed != (namespace, who(&asker)));
         let coming = Coming {
             asker: Some(asker),
             how: How::Create { max_size },
+            fresh,
             version: None,
             kicked: None,
         };
@@ -152,6 +166,7 @@ impl Shard {
         let coming = self.space_mut(id).and_then(|space| space.stop_expecting(session));
         let Some(Coming {
             asker: Some(asker),
+            fresh,
             kicked,
             ..
         }) = coming
@@ -161,7 +176,12 @@ impl Shard {
         if let Some((_, owner)) = kicked {
             self.tell_kicked(id, who(&asker), owner);
         }
+        let lost = matches!(answer, Answer::Refused(Refusal::BrokerUnavailable));
         self.answer(asker, id, answer);
+        if lost && fresh {
+            // Its event may have been here. It is not in as far as it knows, and so the broker is told when it is back.
+            self.remove_here(id, who(&asker));
+        }
     }
 
     /// Answers those who are in, and whose being in is known here with everything before it.
@@ -324,6 +344,7 @@ impl Shard {
             let coming = Coming {
                 asker: None,
                 how: How::Again,
+                fresh: false,
                 version: None,
                 kicked: None,
             };

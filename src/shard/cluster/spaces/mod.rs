@@ -82,6 +82,8 @@ struct Coming {
     /// None: it is a member and the broker is told again.
     asker: Option<Asker>,
     how: How,
+    /// It was no member before.
+    fresh: bool,
     /// The broker has let it in.
     version: Option<u64>,
     /// It was put out before the broker's reply was here: the version of that, and by whom.
@@ -233,7 +235,13 @@ impl Shard {
                 let answer = self.describe_room(namespace);
                 self.answer(asker, namespace, answer);
             }
-            _ if !self.is_up() => self.answer(asker, namespace, LOST),
+            _ if !self.is_up() => {
+                if matches!(ask, Ask::Match { .. }) {
+                    // Refused, it has taken the earlier request back all the same.
+                    self.drop_ticket(namespace, asker.session);
+                }
+                self.answer(asker, namespace, LOST);
+            }
             Ask::Join {
                 name,
                 info,
