@@ -2,8 +2,8 @@
 //! faults, each drawn from one seed.
 //!
 //! `cargo test --test cluster_sim` runs 256 seeds and the named scenes. `SIM_SEED=0x2a` replays one seed and prints its trace,
-//! `SIM_SEEDS=20000` widens, `SIM_FIRST` says from where, `SIM_SURVEY=1` goes on after a failure and counts them by kind, `SIM_GAPS=1`
-//! lets inboxes lose events. A seed that fails is run again for its trace, whose last lines are printed.
+//! `SIM_SEEDS=20000` widens, `SIM_FIRST` says from where, `SIM_SURVEY=1` goes on after a failure and counts them by kind.
+//! A seed that fails is run again for its trace, whose last lines are printed.
 
 #![allow(clippy::unwrap_used)]
 

@@ -173,21 +173,19 @@ impl World {
         }
     }
 
-    /// Some of what a node has not read is gone, and it is told that there is a gap.
-    pub(super) fn trim_inbox(&mut self, n: usize) {
-        let unread = self.unread(n);
-        // A match or the end of a session that is never heard of is another matter than a roster.
-        let few = unread
-            .iter()
-            .take_while(|told| matches!(told, Told::Changed { .. } | Told::NodeGone(_)))
-            .count();
-        if few == 0 || !self.nodes[n].up {
+    /// Some of what a node has not read is gone. Its threads see the gap, and begin again in the same epoch.
+    pub(crate) fn trim_inbox(&mut self, n: usize) {
+        let unread = self.unread(n).len();
+        if unread == 0 || !self.nodes[n].up {
             return;
         }
-        let lost = self.random.below(few) + 1;
+        let lost = self.random.below(unread) + 1;
         note!(self, "node {n} misses {lost} events");
         self.nodes[n].inbox_at += lost;
-        self.tell_loops(n, &BrokerEvent::Compare);
+        self.go_down(n, "a gap in its inbox");
+        if !self.broker_down && !self.nodes[n].cut_off && !self.nodes[n].stopped {
+            self.come_up(n);
+        }
     }
 
     /// A loop takes the next event of the broker.
