@@ -189,6 +189,8 @@ pub enum Mail {
     Rejoined {
         /// Which session.
         who: Who,
+        /// The broker did not get to hear all of it.
+        lost: bool,
     },
     /// From a namespace's home: what this session had there is lost, so it is to end, closed with 1012.
     Evicted {

@@ -241,7 +241,7 @@ impl Shard {
                 );
                 self.on_rejoin(asker, namespace, info, has);
             }
-            Mail::Rejoined { who } => self.on_rejoined(who),
+            Mail::Rejoined { who, lost } => self.on_rejoined(who, lost),
             Mail::Evicted { who } => self.on_evicted(who),
         }
     }

@@ -41,8 +41,8 @@ pub(super) struct Resuming {
 enum Telling {
     /// The directory is asked.
     Directory(CommandId),
-    /// So many homes of what it is in have not answered.
-    Homes(u32),
+    /// So many homes of what it is in have not answered, and whether one that did could not tell the broker.
+    Homes(u32, bool),
 }
 
 impl Resuming {
@@ -83,7 +83,7 @@ impl Resuming {
         for telling in self.telling.values() {
             match telling {
                 Telling::Directory(command) => assert!(asked(command), "the directory was asked"),
-                Telling::Homes(outstanding) => assert!(*outstanding > 0, "some home is to answer"),
+                Telling::Homes(outstanding, _) => assert!(*outstanding > 0, "some home is to answer"),
             }
         }
     }
@@ -212,7 +212,7 @@ impl Shard {
             return;
         }
         if let Some(cluster) = &mut self.cluster {
-            let telling = Telling::Homes(held.len() as u32);
+            let telling = Telling::Homes(held.len() as u32, false);
             cluster.sessions.resuming.telling.insert(who.session, telling);
         }
         for (namespace, member, ticket) in held {
@@ -232,16 +232,21 @@ impl Shard {
         }
     }
 
-    /// One of the namespaces of a session was told of it again, whatever came of that.
-    pub(in crate::shard) fn on_rejoined(&mut self, who: Who) {
+    /// One of the namespaces of a session was told of it again, whatever came of that. What was `lost` is told once more:
+    /// there was no room for it on the way to the broker.
+    pub(in crate::shard) fn on_rejoined(&mut self, who: Who, lost: bool) {
+        let key = self.peers.find_session(&who.fingerprint, who.session);
         let Some(cluster) = &mut self.cluster else { return };
-        let telling = &mut cluster.sessions.resuming.telling;
+        let resuming = &mut cluster.sessions.resuming;
         // One of an earlier turn may be counted for a later one. Requests are let through a little early then; at the home
         // they come behind this turn's mail all the same.
-        if let Some(Telling::Homes(outstanding)) = telling.get_mut(&who.session) {
+        if let Some(Telling::Homes(outstanding, any_lost)) = resuming.telling.get_mut(&who.session) {
             *outstanding -= 1;
+            *any_lost |= lost;
+            let again = key.filter(|_| *any_lost);
             if *outstanding == 0 {
-                telling.remove(&who.session);
+                resuming.telling.remove(&who.session);
+                resuming.again.extend(again.map(|key| (key, who.session)));
             }
         }
         self.tell_sessions();
@@ -378,7 +383,7 @@ mod tests {
         assert_eq!(rejoins(&mut scene), expected);
         for _ in 0..3 {
             assert!(!scene.shard.cluster_ready());
-            hear_mail(&mut scene, Mail::Rejoined { who });
+            hear_mail(&mut scene, Mail::Rejoined { who, lost: false });
         }
         assert!(scene.shard.cluster_ready());
     }
@@ -436,7 +441,11 @@ mod tests {
         assert_eq!(scene.closed, [(FIRST, CLOSE_RESTART)]);
         assert!(matches!(scene.answer(Reply::Done), What::End { who: ended } if ended == who));
         assert!(scene.shard.cluster_ready(), "nothing is waited for");
-        for mail in [Mail::Rejoined { who }, Mail::Rejoined { who }, Mail::Evicted { who }] {
+        for mail in [
+            Mail::Rejoined { who, lost: false },
+            Mail::Rejoined { who, lost: false },
+            Mail::Evicted { who },
+        ] {
             hear_mail(&mut scene, mail);
         }
         assert_eq!((scene.closed.len(), scene.permits.registered.now()), (1, 0));
@@ -460,12 +469,12 @@ mod tests {
         scene.reply(second.id, Reply::Registered { alias: Some(0) });
         assert_eq!(rejoins(&mut scene).len(), 1);
         scene.hear(Event::Down);
-        hear_mail(&mut scene, Mail::Rejoined { who });
+        hear_mail(&mut scene, Mail::Rejoined { who, lost: false });
         assert!(!scene.shard.cluster_ready());
         scene.hear(Event::Up);
         scene.answer(Reply::Registered { alias: Some(0) });
         assert!(!scene.shard.cluster_ready());
-        hear_mail(&mut scene, Mail::Rejoined { who });
+        hear_mail(&mut scene, Mail::Rejoined { who, lost: false });
         assert!(scene.shard.cluster_ready() && scene.shard.serves(peer, FIRST));
     }
 
@@ -532,6 +541,28 @@ mod tests {
         assert!(scene.ask_join(peer, &name).is_none());
         let (resumed, ..) = resumes(&scene.answer(Reply::Registered { alias: Some(0) }));
         assert!(resumed == who && scene.shard.cluster_ready());
+    }
+
+    #[test]
+    fn what_a_home_could_not_tell_the_broker_is_told_again() {
+        let mut scene = Scene::new();
+        let (peer, who) = scene.peer(1);
+        let names = [0, 1].map(|number| scene.name(number));
+        names.iter().for_each(|name| scene.join(peer, name));
+        scene.lose_broker();
+        scene.hear(Event::Up);
+        scene.answer(Reply::Registered { alias: Some(0) });
+        assert_eq!(rejoins(&mut scene).len(), 2);
+        hear_mail(&mut scene, Mail::Rejoined { who, lost: true });
+        assert!(scene.commands.is_empty(), "the other home has not answered");
+        hear_mail(&mut scene, Mail::Rejoined { who, lost: false });
+        assert!(!scene.shard.cluster_ready());
+        let (resumed, ..) = resumes(&scene.answer(Reply::Registered { alias: Some(0) }));
+        assert_eq!((resumed, rejoins(&mut scene).len()), (who, 2));
+        for _ in 0..2 {
+            hear_mail(&mut scene, Mail::Rejoined { who, lost: false });
+        }
+        assert!(scene.shard.cluster_ready() && scene.commands.is_empty());
     }
 
     #[test]

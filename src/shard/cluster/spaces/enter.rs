@@ -338,7 +338,7 @@ impl Shard {
         }) else {
             // It was put out, and is still to hear of that.
             self.send(session.loop_id, Mail::Evicted { who });
-            return self.send(session.loop_id, Mail::Rejoined { who });
+            return self.send(session.loop_id, Mail::Rejoined { who, lost: false });
         };
         if let Some(space) = self.space_mut(namespace) {
             let coming = Coming {
@@ -393,16 +393,19 @@ impl Shard {
                 self.tidy_space(id);
                 return self.end_rejoin(session, id, has);
             }
-            Reply::Lost => {}
+            // Stale: the key has another session, and the word of that is on its way.
+            Reply::Lost | Reply::Stale => {}
             _ => self.send(loop_id, Mail::Evicted { who }),
         }
         self.tidy_space(id);
-        self.send(loop_id, Mail::Rejoined { who });
+        let lost = matches!(reply, Reply::Lost);
+        self.send(loop_id, Mail::Rejoined { who, lost });
     }
 
     fn end_rejoin(&mut self, session: Returning, namespace: NamespaceId, has: Has) {
         if !has.ticket || !self.rematch(session, namespace) {
-            self.send(session.loop_id, Mail::Rejoined { who: session.who });
+            let (who, lost) = (session.who, false);
+            self.send(session.loop_id, Mail::Rejoined { who, lost });
         }
     }
 }

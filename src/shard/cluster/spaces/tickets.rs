@@ -225,14 +225,16 @@ impl Shard {
 
     pub(super) fn on_rematch_reply(&mut self, session: Returning, namespace: NamespaceId, reply: &Reply) {
         match reply {
-            Reply::Waiting | Reply::Lost => {}
+            // Stale: the key has another session, and the word of that is on its way.
+            Reply::Waiting | Reply::Lost | Reply::Stale => {}
             Reply::Done => self.drop_ticket(namespace, session.who.session),
             _ => {
                 self.drop_ticket(namespace, session.who.session);
                 self.send(session.loop_id, Mail::Evicted { who: session.who });
             }
         }
-        self.send(session.loop_id, Mail::Rejoined { who: session.who });
+        let (who, lost) = (session.who, matches!(reply, Reply::Lost));
+        self.send(session.loop_id, Mail::Rejoined { who, lost });
     }
 
     /// How many requests wait at the broker.

@@ -141,3 +141,15 @@ fn a_node_that_is_gone_takes_its_members_with_it() {
     home.reply(Reply::Roster(roster));
     assert_eq!(home.said(), [""; 0]);
 }
+
+#[test]
+fn a_rejoin_that_was_lost_is_said_to_be_and_a_stale_one_ends_nothing() {
+    let mut home = Home::with_two();
+    home.tell(Event::Down);
+    home.tell(Event::Up);
+    for (reply, said) in [(Reply::Lost, "a not told"), (Reply::Stale, "a rejoined")] {
+        home.rejoin('a', true, false);
+        home.reply(reply);
+        assert_eq!(home.said(), [said]);
+    }
+}

@@ -100,7 +100,10 @@ fn a_request_that_waits_is_told_again_with_its_number() {
     assert_eq!(home.asked(), ["match again"]);
     assert_eq!(home.ticket(), ticket);
     home.reply(Reply::Lost);
-    assert_eq!(home.said(), ["a rejoined"]);
+    assert_eq!(home.said(), ["a not told"]);
+    home.rejoin('a', false, true);
+    home.reply(Reply::Stale);
+    assert_eq!(home.said(), ["a rejoined"], "the news of its other session ends it");
     home.rejoin('a', false, true);
     home.matched(&[('a', ticket)], "ab");
     home.reply(Reply::Waiting);

@@ -374,7 +374,10 @@ impl Home {
                 let letters = fingerprints.iter().map(|fingerprint| self.letter(fingerprint));
                 format!("{} moved", letters.collect::<String>())
             }
-            Mail::Rejoined { who } => format!("{} rejoined", self.letter(&who.fingerprint)),
+            Mail::Rejoined { who, lost } => {
+                let came = if lost { "not told" } else { "rejoined" };
+                format!("{} {came}", self.letter(&who.fingerprint))
+            }
             Mail::Evicted { who } => format!("{} evicted", self.letter(&who.fingerprint)),
             other => panic!("{other:?}"),
         }
