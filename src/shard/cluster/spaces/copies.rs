@@ -19,7 +19,7 @@ pub(super) const KEPT_MAX: usize = 10_000;
 impl Shard {
     /// The broker tells what happened in a namespace.
     pub(in crate::shard::cluster) fn on_space_changed(&mut self, id: NamespaceId, version: u64, change: Change) {
-        self.pay_owed();
+        self.go_on();
         self.take_change(id, version, change);
         self.tidy_space(id);
     }

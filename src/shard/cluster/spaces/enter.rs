@@ -385,7 +385,7 @@ impl Shard {
             }
         }
         if ask {
-            self.ask_roster(id);
+            self.compare_space(id);
         }
         match reply {
             Reply::Joined { .. } => {

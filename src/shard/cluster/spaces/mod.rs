@@ -14,7 +14,7 @@ mod resync;
 mod tests;
 mod tickets;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -41,7 +41,11 @@ pub(super) struct Spaces {
     /// Rosters were compared since the broker came up.
     compared: bool,
     /// Leaves that the broker had no room for.
-    owed: VecDeque<(NamespaceId, Who)>,
+    owed: BTreeSet<(NamespaceId, Who)>,
+    /// Namespaces whose rosters are still to be asked for.
+    comparing: BTreeSet<NamespaceId>,
+    /// Such rosters under way.
+    comparisons: usize,
 }
 
 /// A namespace of which this node has members, or will have.
@@ -86,6 +90,10 @@ struct Coming {
     fresh: bool,
     /// The broker has let it in.
     version: Option<u64>,
+    /// It was a member when it asked.
+    was_member: bool,
+    /// A leave of it was still to be told, which this made needless.
+    owed: bool,
     /// It was put out before the broker's reply was here: the version of that, and by whom.
     kicked: Option<(u64, Fingerprint)>,
 }
@@ -104,6 +112,8 @@ pub(super) enum Asked {
     Enter(SessionId, Option<u64>),
     /// Who is there.
     Roster(u64),
+    /// The same, of a namespace that has a copy: to find what was missed.
+    Compare(u64),
     Leave(Asker),
     /// A list, a description, or that somebody was put out.
     Other(Asker),
@@ -144,7 +154,9 @@ impl Spaces {
             late: tickets::Late::new(homes),
             gone: BTreeSet::new(),
             compared: true,
-            owed: VecDeque::new(),
+            owed: BTreeSet::new(),
+            comparing: BTreeSet::new(),
+            comparisons: 0,
         }
     }
 
@@ -288,11 +300,12 @@ impl Shard {
 
     pub(super) fn on_space_reply(&mut self, id: CommandId, namespace: NamespaceId, asked: Asked, reply: Reply) {
         if !matches!(reply, Reply::Lost) {
-            self.pay_owed();
+            self.go_on();
         }
         match asked {
             Asked::Enter(session, roster) => self.on_entered(namespace, session, roster, reply),
             Asked::Roster(generation) => self.on_roster_reply(namespace, generation, reply),
+            Asked::Compare(generation) => self.on_compared(namespace, generation, reply),
             Asked::Leave(asker) => self.on_left(asker, namespace, &reply),
             Asked::Owed(who) => self.owe_if_lost(namespace, who, &reply),
             Asked::Other(asker) => self.answer(asker, namespace, answer_of(reply)),
@@ -302,6 +315,12 @@ impl Shard {
             Asked::Rejoin(session, has) => self.on_rejoin_reply(session, namespace, has, &reply),
             Asked::Rematch(session) => self.on_rematch_reply(session, namespace, &reply),
         }
+    }
+
+    /// The broker is seen to be there: what was put aside for want of room on the way to it goes on.
+    fn go_on(&mut self) {
+        self.pay_owed();
+        self.compare_more();
     }
 
     /// A member or waiting peer is shown differently from here on.

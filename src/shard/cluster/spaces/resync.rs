@@ -3,16 +3,20 @@
 //! Owns: what is done at once while the broker is down, and what is asked when it is back.
 //! Never: tells the broker of a session (see `sessions`).
 
-use super::LOST;
+use super::{Asked, LOST};
 use crate::ids::{Fingerprint, LoopId, NamespaceId, NodeNo};
-use crate::message::cluster::Who;
+use crate::message::cluster::{Reply, What, Who};
 use crate::shard::Shard;
+
+/// Rosters under way at a time, to be compared: all of them at once would fill the queue to the broker.
+const COMPARISONS_MAX: usize = 512;
 
 impl Shard {
     /// The broker is lost. What was on its way to members here will not come, and what leaves is let go.
     pub(in crate::shard::cluster) fn lose_spaces(&mut self) {
         let Some(spaces) = self.spaces_mut() else { return };
         spaces.owed.clear();
+        spaces.comparing.clear();
         for id in spaces.ids() {
             let Some(space) = self.space_mut(id) else { continue };
             space.quiet.clear();
@@ -55,10 +59,47 @@ impl Shard {
     pub(in crate::shard::cluster) fn compare_spaces(&mut self) {
         let Some(spaces) = self.spaces_mut() else { return };
         spaces.compared = true;
-        for id in spaces.ids() {
-            if self.space(id).is_some_and(|space| space.loaded) {
-                self.ask_roster(id);
+        let loaded = spaces.known.iter().filter(|(_, space)| space.loaded);
+        spaces.comparing.extend(loaded.map(|(id, _)| *id));
+        self.compare_more();
+    }
+
+    /// This namespace may have changed while nobody told.
+    pub(super) fn compare_space(&mut self, id: NamespaceId) {
+        if let Some(spaces) = self.spaces_mut() {
+            spaces.comparing.insert(id);
+        }
+        self.compare_more();
+    }
+
+    /// Asks for as many of the rosters as may be under way.
+    pub(super) fn compare_more(&mut self) {
+        while let Some(spaces) = self.spaces_mut()
+            && spaces.comparisons < COMPARISONS_MAX
+            && let Some(namespace) = spaces.comparing.pop_first()
+        {
+            let Some(space) = spaces.known.get_mut(&namespace).filter(|space| space.loaded) else {
+                continue;
+            };
+            space.rosters += 1;
+            spaces.comparisons += 1;
+            let asked = Asked::Compare(space.generation);
+            self.ask_broker(namespace, asked, What::Roster { namespace });
+        }
+    }
+
+    pub(super) fn on_compared(&mut self, id: NamespaceId, generation: u64, reply: Reply) {
+        let (lost, is_up) = (matches!(reply, Reply::Lost), self.is_up());
+        if let Some(spaces) = self.spaces_mut() {
+            spaces.comparisons -= 1;
+            if lost && is_up {
+                // There was no room for it; as soon as the broker is seen to be there it is asked again.
+                spaces.comparing.insert(id);
             }
+        }
+        self.on_roster_reply(id, generation, reply);
+        if !lost {
+            self.compare_more();
         }
     }
 
