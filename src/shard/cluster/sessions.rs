@@ -21,6 +21,8 @@ use crate::shard::registration::{Candidates, Claim, Registering};
 /// Ends under way at a time. When a load balancer drops everybody at once, the queue to the broker has to do with more than
 /// that; the others wait here.
 const ENDS_MAX: usize = 1024;
+/// How many of them are given for one sign of the broker: where there is no room for them they all come back.
+const ENDS_AT_ONCE: usize = 64;
 
 /// What the directory has not confirmed.
 #[derive(Debug)]
@@ -168,10 +170,14 @@ impl Shard {
     }
 
     fn give_ends(&mut self) {
-        while let Some(cluster) = self.cluster.as_mut().filter(|cluster| cluster.up)
-            && cluster.sessions.ends_under_way < ENDS_MAX
-            && let Some(who) = cluster.sessions.ends.pop_front()
-        {
+        for _ in 0..ENDS_AT_ONCE {
+            let cluster = self.cluster.as_mut().filter(|cluster| cluster.up);
+            let Some(cluster) = cluster.filter(|cluster| cluster.sessions.ends_under_way < ENDS_MAX) else {
+                return;
+            };
+            let Some(who) = cluster.sessions.ends.pop_front() else {
+                return;
+            };
             cluster.sessions.ends_under_way += 1;
             self.command(Command::Session(who, Asked::End), What::End { who });
         }

@@ -14,6 +14,8 @@ use crate::shard::mail::{Answer, Asker, Mail};
 
 /// Leaves that wait for the broker to have room; beyond that they are dropped, and end with their sessions.
 const OWED_MAX: usize = 65_536;
+/// How many of them are given for one sign of the broker.
+const OWED_AT_ONCE: usize = 64;
 
 impl Shard {
     pub(super) fn enter(
@@ -26,11 +28,11 @@ impl Shard {
         crowded: bool,
     ) {
         let members_max = self.members_max();
+        let was_member = self.stays(namespace, &asker);
         let going = self.all_members_go(namespace);
-        let fresh = !self.stays_here(namespace, who(&asker));
         let compared = self.spaces().is_some_and(|spaces| spaces.compared);
         let Some(spaces) = self.spaces_mut() else { return };
-        spaces.owed.retain(|owed| *owed != (namespace, who(&asker)));
+        let owed = spaces.owed.remove(&(namespace, who(&asker)));
         let space = spaces.open(namespace, &name);
         // When the last member here goes, the broker tells no more of this namespace: the copy is of no use then.
         let needed = !space.loaded || going || space.stale && compared;
@@ -39,8 +41,9 @@ impl Shard {
         let coming = Coming {
             asker: Some(asker),
             how: How::Join { room },
-            fresh,
             version: None,
+            was_member,
+            owed,
             kicked: None,
         };
         space.expect(asker.session, coming);
@@ -61,22 +64,19 @@ impl Shard {
         u32::try_from(self.limits.max_peers).unwrap_or(u32::MAX)
     }
 
+    /// Whether the asker is a member that does not go.
+    fn stays(&self, id: NamespaceId, asker: &Asker) -> bool {
+        let member = self.namespaces.get(&id).and_then(|n| n.roster.get(&asker.fingerprint));
+        member.is_some_and(|member| member.session == asker.session && member.loop_id.node().is_none())
+            && !self.goes_already(id, asker.session)
+    }
+
     fn all_members_go(&self, id: NamespaceId) -> bool {
         let (Some(space), Some(namespace)) = (self.space(id), self.namespaces.get(&id)) else {
             return false;
         };
         let here: u32 = namespace.own_loops().map(|(_, members)| members).sum();
         here as usize <= space.leaving.len()
-    }
-
-    /// Whether it is a member here, and not on its way out.
-    fn stays_here(&self, id: NamespaceId, who: Who) -> bool {
-        let entry = self.namespaces.get(&id).and_then(|n| n.roster.get(&who.fingerprint));
-        let is_member = entry.is_some_and(|entry| entry.session == who.session && entry.loop_id.node().is_none());
-        is_member
-            && self
-                .space(id)
-                .is_some_and(|space| !space.leaving.contains_key(&who.session))
     }
 
     pub(super) fn enter_new_room(
@@ -98,14 +98,15 @@ impl Shard {
             (false, false) => Some(Refusal::ServerFull),
             (false, true) => None,
         };
-        let fresh = !self.stays_here(namespace, who(&asker));
+        let was_member = self.stays(namespace, &asker);
         let Some(spaces) = self.spaces_mut() else { return };
-        spaces.owed.retain(|owed| *owed != (namespace, who(&asker)));
+        let owed = spaces.owed.remove(&(namespace, who(&asker)));
         let coming = Coming {
             asker: Some(asker),
             how: How::Create { max_size },
-            fresh,
             version: None,
+            was_member,
+            owed,
             kicked: None,
         };
         spaces.open(namespace, &name).expect(asker.session, coming);
@@ -166,7 +167,8 @@ impl Shard {
         let coming = self.space_mut(id).and_then(|space| space.stop_expecting(session));
         let Some(Coming {
             asker: Some(asker),
-            fresh,
+            was_member,
+            owed,
             kicked,
             ..
         }) = coming
@@ -176,12 +178,19 @@ impl Shard {
         if let Some((_, owner)) = kicked {
             self.tell_kicked(id, who(&asker), owner);
         }
-        let lost = matches!(answer, Answer::Refused(Refusal::BrokerUnavailable));
-        self.answer(asker, id, answer);
-        if lost && fresh {
-            // Its event may have been here. It is not in as far as it knows, and so the broker is told when it is back.
-            self.remove_here(id, who(&asker));
+        if matches!(answer, LOST) {
+            if owed {
+                self.owe_if_lost(id, who(&asker), &Reply::Lost);
+            } else if !was_member && !self.goes_already(id, asker.session) {
+                // Its event was here before the reply was lost: to its loop it is not in.
+                self.remove_here(id, who(&asker));
+            }
         }
+        self.answer(asker, id, answer);
+    }
+
+    fn goes_already(&self, id: NamespaceId, session: SessionId) -> bool {
+        self.space(id).is_some_and(|space| space.leaving.contains_key(&session))
     }
 
     /// Answers those who are in, and whose being in is known here with everything before it.
@@ -269,16 +278,15 @@ impl Shard {
         if let Some(spaces) = self.spaces_mut()
             && spaces.owed.len() < OWED_MAX
         {
-            spaces.owed.push_back((namespace, who));
+            spaces.owed.insert((namespace, who));
         }
     }
 
-    /// The broker takes commands: those that it had no room for come first.
+    /// The broker takes commands: some of those that it had no room for come first. If there still is none they come back.
     pub(super) fn pay_owed(&mut self) {
-        let Some(spaces) = self.spaces_mut().filter(|spaces| !spaces.owed.is_empty()) else {
-            return;
-        };
-        for (namespace, who) in std::mem::take(&mut spaces.owed) {
+        for _ in 0..OWED_AT_ONCE {
+            let owed = self.spaces_mut().and_then(|spaces| spaces.owed.pop_first());
+            let Some((namespace, who)) = owed else { return };
             self.ask_broker(namespace, Asked::Owed(who), What::Leave { who, namespace });
         }
     }
@@ -344,8 +352,9 @@ impl Shard {
             let coming = Coming {
                 asker: None,
                 how: How::Again,
-                fresh: false,
                 version: None,
+                was_member: true,
+                owed: false,
                 kicked: None,
             };
             space.expect(who.session, coming);

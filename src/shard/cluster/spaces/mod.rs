@@ -86,8 +86,6 @@ struct Coming {
     /// None: it is a member and the broker is told again.
     asker: Option<Asker>,
     how: How,
-    /// It was no member before.
-    fresh: bool,
     /// The broker has let it in.
     version: Option<u64>,
     /// It was a member when it asked.

@@ -158,7 +158,9 @@ fn a_rejoin_that_was_lost_is_said_to_be_and_a_stale_one_ends_nothing() {
 fn rosters_are_compared_some_at_a_time_and_lost_ones_again() {
     let mut home = Home::new();
     let count = 600;
-    let names: Vec<Arc<str>> = (0..count).map(|number| format!("small place {number}").into()).collect();
+    let names: Vec<Arc<str>> = (0..count)
+        .map(|number| format!("small place {number}").into())
+        .collect();
     for name in &names {
         (home.space, home.name) = (home.shard.homes.namespace(name), name.clone());
         home.ask_join('a');
@@ -180,7 +182,9 @@ fn rosters_are_compared_some_at_a_time_and_lost_ones_again() {
     while !home.asked().is_empty() {
         assert!(home.commands.len() <= 512);
         let roster = home.roster(6, &[('a', None)]);
-        let What::Roster { namespace } = home.reply(Reply::Roster(roster)) else { panic!() };
+        let What::Roster { namespace } = home.reply(Reply::Roster(roster)) else {
+            panic!()
+        };
         assert!(seen.insert(namespace));
     }
     assert_eq!(seen.len(), count);
@@ -191,4 +195,91 @@ fn rosters_are_compared_some_at_a_time_and_lost_ones_again() {
         home.reply(Reply::Lost);
     }
     assert_eq!(home.asked(), [""; 0]);
+}
+
+#[test]
+fn who_is_told_that_a_join_was_lost_is_not_in_the_copy() {
+    let mut home = Home::with_two();
+    home.ask_join('c');
+    home.comes(6, 'c', None);
+    assert_eq!(home.said(), ["+c loop 1 2"]);
+    home.reply(Reply::Lost);
+    assert_eq!(home.said(), ["-c loop 1 1", "c broker unavailable"]);
+    // A member that only asked to be shown anew stays.
+    home.ask_join('a');
+    home.reply(Reply::Lost);
+    assert_eq!(home.said(), ["a broker unavailable"]);
+    // Let in, and its copy behind, when the broker is lost.
+    home.ask_join('d');
+    home.comes(7, 'd', None);
+    home.ask_join('e');
+    home.comes(8, 'e', None);
+    home.tell(Event::Down);
+    home.reply(Reply::Lost);
+    home.reply(Reply::Lost);
+    let heard = [
+        "+d loop 1 2",
+        "+e loop 1 3",
+        "-d loop 1 2",
+        "d broker unavailable",
+        "-e loop 1 1",
+        "e broker unavailable",
+    ];
+    assert_eq!(home.said(), heard);
+}
+
+#[test]
+fn a_leave_that_was_not_told_is_told_after_a_join_that_was_not_either() {
+    let mut home = Home::with_two();
+    home.ask_join('c');
+    home.comes(6, 'c', None);
+    home.joined(6, None);
+    home.ask('c', Ask::Leave);
+    home.reply(Reply::Lost);
+    home.ask_join('c');
+    home.reply(Reply::Lost);
+    assert_eq!(
+        home.said(),
+        [
+            "+c loop 1 2",
+            "c in bac, loop 1 2, node 1 1",
+            "c done",
+            "c broker unavailable"
+        ]
+    );
+    home.comes(7, 'd', Some(1));
+    assert_eq!(home.asked(), ["leave"], "the broker is there");
+    home.reply(Reply::Done);
+    home.goes(8, 'c', None);
+    assert_eq!(home.said(), ["+d node 1 2", "d moved", "-c loop 1 1"]);
+}
+
+#[test]
+fn leaves_that_were_not_told_are_told_some_at_a_time() {
+    let mut home = Home::with_two();
+    home.ask_join('c');
+    home.comes(6, 'c', None);
+    home.joined(6, None);
+    for _ in 0..100 {
+        home.ask('c', Ask::Leave);
+        home.reply(Reply::Lost);
+    }
+    home.comes(7, 'd', Some(1));
+    assert_eq!(home.asked(), ["leave"], "one for each member");
+    home.reply(Reply::Done);
+    let session = home.who('c').session.as_u64();
+    let owed = (0..100).map(|number| {
+        let session = SessionId::from_u64(session + number);
+        (
+            home.space,
+            Who {
+                session,
+                ..home.who('c')
+            },
+        )
+    });
+    let owed: BTreeSet<_> = owed.collect();
+    home.shard.spaces_mut().unwrap().owed = owed;
+    home.comes(8, 'e', Some(1));
+    assert_eq!(home.asked().len(), 64);
 }
