@@ -45,7 +45,7 @@ impl Shard {
             Change::Joined { member, room } => {
                 self.set_terms(id, room);
                 let quiet = self.space_mut(id).is_some_and(|space| {
-                    let quiet = space.quiet.contains(&version);
+                    let quiet = space.quiet.contains_key(&version);
                     space.quiet = space.quiet.split_off(&(version + 1));
                     quiet
                 });
@@ -60,6 +60,9 @@ impl Shard {
                 }
             }
             Change::Left { node, who, kicked_by } => {
+                if kicked_by.is_some() && node.is_none() {
+                    self.undo_rejoin(id, version, who);
+                }
                 let loop_id = self.loop_of(node, &who.fingerprint);
                 let entry = self.namespaces.get(&id).and_then(|n| n.roster.get(&who.fingerprint));
                 if entry.is_some_and(|entry| (entry.loop_id, entry.session) == (loop_id, who.session)) {
@@ -82,17 +85,35 @@ impl Shard {
         else {
             return;
         };
+        self.undo_rejoin(id, version, *who);
         let entry = self.namespaces.get(&id).and_then(|n| n.roster.get(&who.fingerprint));
         if entry.is_none_or(|entry| entry.session != who.session) {
             self.on_kick(id, version, *who, *owner);
         }
     }
 
+    /// Who was put out while the broker was lost was told to it again since, and so is in once more, which nobody asked for.
+    fn undo_rejoin(&mut self, id: NamespaceId, kicked: u64, who: Who) {
+        let Some(space) = self.space_mut(id) else { return };
+        let mut later = space.quiet.range(kicked..);
+        let Some(version) = later.find(|(_, session)| **session == who.session).map(|(v, _)| *v) else {
+            return;
+        };
+        space.quiet.remove(&version);
+        let leave = What::Leave { who, namespace: id };
+        self.ask_broker(id, Asked::Owed(who), leave);
+    }
+
     fn on_kick(&mut self, id: NamespaceId, version: u64, target: Who, owner: Fingerprint) {
         let coming = self
             .space_mut(id)
             .and_then(|space| space.coming.get_mut(&target.session));
-        match coming.filter(|coming| coming.asker.is_some()) {
+        match coming {
+            Some(coming) if coming.how == How::Again => {
+                // If it was told to the broker again after that, it is taken back (see `on_rejoin_reply`).
+                coming.kicked = Some((version, owner));
+                self.tell_kicked(id, target, owner);
+            }
             // It must hear that it is in before it hears that it is out.
             Some(coming) if coming.version.is_none_or(|joined| joined < version) => {
                 coming.kicked = Some((version, owner));
@@ -131,7 +152,7 @@ impl Shard {
         let quiet = again && (quiet || coming.is_some_and(|coming| coming.how == How::Again));
         if node.is_none() {
             space.leaving.remove(&session);
-            if let Some(coming) = space.coming.get_mut(&session) {
+            if let Some(coming) = space.coming.get_mut(&session).filter(|coming| coming.how != How::Again) {
                 // Whatever put it out came before.
                 coming.kicked = coming.kicked.filter(|_| coming.version.is_some());
             }

@@ -178,7 +178,7 @@ impl Shard {
         if let Some((_, owner)) = kicked {
             self.tell_kicked(id, who(&asker), owner);
         }
-        if matches!(answer, LOST) {
+        if matches!(answer, Answer::Refused(Refusal::BrokerUnavailable)) {
             if owed {
                 self.owe_if_lost(id, who(&asker), &Reply::Lost);
             } else if !was_member && !self.goes_already(id, asker.session) {
@@ -337,6 +337,10 @@ impl Shard {
             return self.end_rejoin(session, namespace, has);
         }
         let known = self.namespaces.get(&namespace);
+        let known = known.filter(|known| {
+            let member = known.roster.get(&who.fingerprint);
+            member.is_some_and(|member| member.session == who.session && member.loop_id.node().is_none())
+        });
         let Some((name, room)) = known.map(|known| {
             let terms = |room: &crate::shard::rooms::Room| RoomTerms {
                 owner: room.owner,
@@ -344,9 +348,8 @@ impl Shard {
             };
             (known.name.clone(), known.room.as_ref().map(terms))
         }) else {
-            // It was put out, and is still to hear of that.
-            self.send(session.loop_id, Mail::Evicted { who });
-            return self.send(session.loop_id, Mail::Rejoined { who, lost: false });
+            // It was put out, and the word of that is ahead of this answer.
+            return self.end_rejoin(session, namespace, has);
         };
         if let Some(space) = self.space_mut(namespace) {
             let coming = Coming {
@@ -373,20 +376,19 @@ impl Shard {
     pub(super) fn on_rejoin_reply(&mut self, session: Returning, id: NamespaceId, has: Has, reply: &Reply) {
         let (who, loop_id) = (session.who, session.loop_id);
         let compared = self.spaces().is_some_and(|spaces| spaces.compared);
-        let mut ask = false;
+        let (mut ask, mut put_out) = (false, false);
         if let Some(space) = self.space_mut(id) {
             // Its session may have ended, or asked for something else, since.
-            if space
-                .coming
-                .get(&who.session)
-                .is_some_and(|coming| coming.how == How::Again)
-            {
+            let coming = space.coming.get(&who.session).filter(|coming| coming.how == How::Again);
+            let kicked = coming.and_then(|coming| coming.kicked);
+            if coming.is_some() {
                 space.stop_expecting(who.session);
             }
             if let Reply::Joined { version, .. } = reply {
                 space.unconfirmed.remove(&who.session);
-                if *version > space.version {
-                    space.quiet.insert(*version);
+                put_out = kicked.is_some_and(|(kicked, _)| kicked < *version);
+                if *version > space.version && !put_out {
+                    space.quiet.insert(*version, who.session);
                 }
                 // Until it was in again the broker may have told nothing of this namespace.
                 ask = space.stale && compared && space.loaded;
@@ -395,6 +397,12 @@ impl Shard {
         }
         if ask {
             self.compare_space(id);
+        }
+        if put_out {
+            // While the broker was lost, and its loop knows: telling it again has made it a member once more.
+            self.goes(id, who);
+            let leave = What::Leave { who, namespace: id };
+            self.ask_broker(id, Asked::Owed(who), leave);
         }
         match reply {
             Reply::Joined { .. } => {

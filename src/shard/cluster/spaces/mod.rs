@@ -76,8 +76,8 @@ struct Space {
     unconfirmed: BTreeSet<SessionId>,
     /// The broker has not said who is there since it was lost.
     stale: bool,
-    /// Versions by which members that never went come again: nobody here is told.
-    quiet: BTreeSet<u64>,
+    /// Versions by which members that never went come again, and who: nobody here is told.
+    quiet: BTreeMap<u64, SessionId>,
 }
 
 /// A session on its way into a namespace.
@@ -180,7 +180,7 @@ impl Spaces {
             leaving: BTreeMap::new(),
             unconfirmed: BTreeSet::new(),
             stale: false,
-            quiet: BTreeSet::new(),
+            quiet: BTreeMap::new(),
         })
     }
 

@@ -142,8 +142,11 @@ impl Shard {
 
     pub(super) fn on_match_reply(&mut self, id: CommandId, namespace: NamespaceId, session: SessionId, reply: &Reply) {
         let asker = self.take_match_asker(id, namespace, session);
+        let current = self.ticket_number(namespace, session) == Some(id);
         let answer = match reply {
-            Reply::Waiting => Answer::Waiting,
+            Reply::Waiting if current => Answer::Waiting,
+            // It was put out meanwhile, and its request with it.
+            Reply::Waiting => LOST,
             Reply::Done => {
                 self.counters.matches += u64::from(asker.is_some());
                 Answer::Done
@@ -151,7 +154,7 @@ impl Shard {
             Reply::Refused(refusal) => Answer::Refused(*refusal),
             _ => LOST,
         };
-        if !matches!(reply, Reply::Waiting) && self.ticket_number(namespace, session) == Some(id) {
+        if !matches!(reply, Reply::Waiting) && current {
             self.drop_ticket(namespace, session);
         }
         if let Some(asker) = asker {

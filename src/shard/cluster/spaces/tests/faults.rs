@@ -283,3 +283,58 @@ fn leaves_that_were_not_told_are_told_some_at_a_time() {
     home.comes(8, 'e', Some(1));
     assert_eq!(home.asked().len(), 64);
 }
+
+#[test]
+fn who_was_kicked_while_the_broker_was_lost_is_not_made_a_member_again() {
+    // Its own node hears of it before it is told again.
+    for others in [true, false] {
+        let mut home = Home::with_room();
+        if others {
+            home.ask_to_enter('c', true);
+            home.comes_to_room(6, 'c', None);
+            home.joined(6, None);
+        }
+        home.tell(Event::Down);
+        home.tell(Event::Up);
+        home.is_kicked(7, 'a');
+        let _ = home.said();
+        home.rejoin('a', true, false);
+        assert_eq!(home.said(), ["a rejoined"]);
+        assert_eq!(home.asked(), [""; 0]);
+    }
+    // While it is told: kick, joined and reply in every order that there is.
+    for order in ["kjr", "krj", "rkj"] {
+        for others in [true, false] {
+            let mut home = Home::with_room();
+            if others {
+                home.ask_to_enter('c', true);
+                home.comes_to_room(6, 'c', None);
+                home.joined(6, None);
+            }
+            home.tell(Event::Down);
+            home.tell(Event::Up);
+            let _ = home.said();
+            home.rejoin('a', true, false);
+            for step in order.chars() {
+                match step {
+                    'k' => home.is_kicked(7, 'a'),
+                    'j' => home.comes_to_room(8, 'a', None),
+                    _ => home.joined(8, None),
+                }
+            }
+            assert_eq!(home.asked(), ["leave"], "{order} {others}");
+            home.reply(Reply::Done);
+            home.goes(9, 'a', None);
+            let said = home.said();
+            let told = said.iter().filter(|said| *said == "a kicked").count();
+            assert_eq!(told, 1, "{said:?}");
+            home.look('o', Ask::Discover { limit: 9 });
+            let left = if others { "o listed oc" } else { "o listed " };
+            if others {
+                assert_eq!(home.said(), [left]);
+            } else {
+                assert!(home.is_empty(), "{order}");
+            }
+        }
+    }
+}

@@ -80,6 +80,15 @@ fn a_leave_a_kick_and_an_end_take_the_request_back() {
     home.is_kicked(6, 'a');
     assert_eq!(home.said(), ["a waits", "a kicked"]);
     assert!(home.is_empty());
+    home.ask_match('b');
+    home.is_kicked(7, 'b');
+    home.reply(Reply::Waiting);
+    assert_eq!(
+        home.said(),
+        ["b kicked", "b broker unavailable"],
+        "nobody has its request"
+    );
+    assert!(home.is_empty());
     home.ask_match('c');
     home.reply(Reply::Waiting);
     home.ask('c', Ask::Leave);
