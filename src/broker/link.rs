@@ -51,7 +51,9 @@ pub(super) fn weight(command: &Command) -> usize {
     let shown = |info: &PeerInfo| info.json_len();
     let texts = match &command.what {
         What::Register { aliases, .. } => aliases.iter().map(|alias| size_of_val(alias) + alias.len()).sum(),
-        What::Resume { namespaces, .. } => size_of_val(&**namespaces),
+        What::Resume {
+            member_of, waits_in, ..
+        } => size_of_val(&**member_of) + size_of_val(&**waits_in),
         What::Join { name, info, .. }
         | What::Rejoin { name, info, .. }
         | What::CreateRoom { name, info, .. }

@@ -50,8 +50,10 @@ pub enum What {
         who: Who,
         /// The alias that it held.
         alias: Option<CompactString>,
-        /// Every namespace in which it is a member or waits for a match.
-        namespaces: Vec<NamespaceId>,
+        /// Every namespace in which it is a member.
+        member_of: Vec<NamespaceId>,
+        /// Every namespace in which it waits for a match.
+        waits_in: Vec<NamespaceId>,
     },
     /// A session ended: it leaves everything, its alias is free. Answered by [`Reply::Done`].
     End {

@@ -383,11 +383,18 @@ pub fn show(who: Who, name: &str, app_type: &str) -> What {
     }
 }
 
+/// It is a member of these, and waits for nothing.
 pub fn resume(who: Who, alias: Option<&str>, names: &[&str]) -> What {
+    resume_waiting(who, alias, names, &[])
+}
+
+pub fn resume_waiting(who: Who, alias: Option<&str>, member_of: &[&str], waits_in: &[&str]) -> What {
+    let ids = |names: &[&str]| names.iter().map(|name| named(name)).collect();
     What::Resume {
         who,
         alias: alias.map(Into::into),
-        namespaces: names.iter().map(|name| named(name)).collect(),
+        member_of: ids(member_of),
+        waits_in: ids(waits_in),
     }
 }
 

@@ -136,7 +136,7 @@ pub fn a_node_that_comes_back_is_another_and_has_its_places_again(bench: &dyn Be
         one.come_back();
         assert_ne!(one.epoch, epoch);
         assert_eq!(
-            one.ask(resume(a, Some("alias-a"), &["room", "hall", "lobby"])),
+            one.ask(resume_waiting(a, Some("alias-a"), &["room", "hall"], &["lobby"])),
             "registered 0"
         );
         assert_eq!(one.ask(rejoin(a, "room", terms, "")), "joined");

@@ -81,3 +81,24 @@ pub fn going_on_keeps_what_is_named_and_ends_the_rest(bench: &dyn Bench) {
     assert_eq!(one.ask(resolve("alias-a")), "resolved d");
     assert_eq!(two.events(), ["lobby+c1@2", "hall+c1@2", "lobby-a1@1"]);
 }
+
+pub fn a_membership_and_a_match_request_are_kept_each_for_itself(bench: &dyn Bench) {
+    let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
+    let (a, c) = (one.register('a', 1), two.register('c', 1));
+    two.ask(join(c, "lobby"));
+    one.batch(vec![join(a, "lobby"), seek(a, 2, 3)]);
+    let alias = Some("alias-a");
+    assert_eq!(one.ask(resume_waiting(a, alias, &[], &["lobby"])), "registered 0");
+    assert_eq!(
+        two.ask(roster("lobby")),
+        "[c1@2]",
+        "it does not say that it is a member"
+    );
+    assert_eq!(one.ask(seek_as(a, 2, 3, true, None)), "waiting", "but that it waits");
+    assert_eq!(two.events(), ["lobby+c1@2", "lobby+a1@1", "lobby-a1@1"]);
+    one.ask(join(a, "lobby"));
+    assert_eq!(one.ask(resume_waiting(a, alias, &["lobby"], &[])), "registered 0");
+    assert_eq!(two.ask(roster("lobby")), "[c1@2 a1@1]");
+    assert_eq!(two.ask(seek(c, 2, 4)), "waiting", "its request is given up");
+    assert_eq!(two.events(), ["lobby+a1@1"]);
+}

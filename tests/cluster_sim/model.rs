@@ -249,7 +249,12 @@ impl Broker {
         }
         Ok(match what {
             What::Register { who, aliases } => self.register(place, *who, aliases),
-            What::Resume { who, alias, namespaces } => self.resume(place, *who, alias.as_ref(), namespaces),
+            What::Resume {
+                who,
+                alias,
+                member_of,
+                waits_in,
+            } => self.resume(place, *who, alias.as_ref(), [member_of, waits_in]),
             What::End { who } => {
                 if self
                     .directory
@@ -456,7 +461,7 @@ impl Broker {
         self.directory.insert(who.fingerprint, Entry { place, session, alias });
     }
 
-    fn resume(&mut self, place: Place, who: Who, alias: Option<&CompactString>, namespaces: &[NamespaceId]) -> Reply {
+    fn resume(&mut self, place: Place, who: Who, alias: Option<&CompactString>, named: [&[NamespaceId]; 2]) -> Reply {
         let mut held = None;
         if let Some(entry) = self.directory.get(&who.fingerprint).cloned() {
             if entry.place.0 != place.0 && !self.is_over(entry.place) {
@@ -464,10 +469,14 @@ impl Broker {
             }
             if entry.place.0 == place.0 && entry.session == who.session {
                 held = entry.alias;
-                let unnamed = self.places_of(&who.fingerprint);
-                for namespace in unnamed.into_iter().filter(|namespace| !namespaces.contains(namespace)) {
-                    self.withdraw(namespace, who, place.0);
-                    self.leave(namespace, &who.fingerprint, None);
+                let [member_of, waits_in] = named;
+                for namespace in self.places_of(&who.fingerprint) {
+                    if !waits_in.contains(&namespace) {
+                        self.withdraw(namespace, who, place.0);
+                    }
+                    if !member_of.contains(&namespace) {
+                        self.leave(namespace, &who.fingerprint, None);
+                    }
                 }
             } else {
                 self.end(&who.fingerprint);

@@ -302,14 +302,14 @@ fn a_node_that_does_not_renew_is_gone_for_all_and_comes_back_in_another_epoch() 
         .take_up(two.nodes[0].own(), Some(two.epochs[0]), Some(two.generation));
     assert!(lease.epoch > two.epochs[0] && !lease.empty);
     (two.epochs[0], two.read[0]) = (lease.epoch, 0);
-    let (alias, namespaces) = (None, vec![lobby()]);
     assert!(matches!(
         two.run(
             0,
             What::Resume {
                 who: a,
-                alias,
-                namespaces
+                alias: None,
+                member_of: vec![lobby()],
+                waits_in: Vec::new(),
             }
         ),
         Reply::Registered { .. }
@@ -332,10 +332,11 @@ fn what_a_session_holds_and_does_not_name_ends_and_a_key_that_is_elsewhere_is_ta
     two.join(0, a);
     two.join(1, b);
     two.news(1);
-    let resume = |who: Who, namespaces| What::Resume {
+    let resume = |who: Who, member_of| What::Resume {
         who,
         alias: Some("a".into()),
-        namespaces,
+        member_of,
+        waits_in: vec![lobby()],
     };
     assert!(matches!(
         two.run(0, resume(a, vec![])),
@@ -369,7 +370,8 @@ fn a_room_is_made_again_only_after_everything_was_lost() {
     let resume = |who: Who| What::Resume {
         who,
         alias: None,
-        namespaces: vec![lobby()],
+        member_of: vec![lobby()],
+        waits_in: Vec::new(),
     };
     two.run(0, resume(a));
     assert!(matches!(

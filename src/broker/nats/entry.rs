@@ -221,13 +221,20 @@ fn write_what(to: &mut Writer, what: &What) {
                 to.text(alias);
             }
         }
-        What::Resume { who, alias, namespaces } => {
+        What::Resume {
+            who,
+            alias,
+            member_of,
+            waits_in,
+        } => {
             to.byte(2);
             to.who(who);
             to.option(alias.as_deref(), Writer::text);
-            to.count(namespaces.len());
-            for namespace in namespaces {
-                to.namespace(*namespace);
+            for namespaces in [member_of, waits_in] {
+                to.count(namespaces.len());
+                for namespace in namespaces {
+                    to.namespace(*namespace);
+                }
             }
         }
         What::End { who } => {
@@ -342,7 +349,8 @@ fn read_what(from: &mut Reader<'_>) -> Option<What> {
         2 => What::Resume {
             who,
             alias: from.option(|from| from.text().map(Into::into))?,
-            namespaces: from.list(Reader::namespace)?,
+            member_of: from.list(Reader::namespace)?,
+            waits_in: from.list(Reader::namespace)?,
         },
         3 => What::End { who },
         4 => What::Join {

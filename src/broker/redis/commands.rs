@@ -162,10 +162,21 @@ fn written(what: &What, place: &str, was_emptied: bool) -> Cmd {
             run.arg(aliases.iter().map(|alias| alias.as_str()).collect::<Vec<_>>());
             run
         }
-        What::Resume { who, alias, namespaces } => {
+        What::Resume {
+            who,
+            alias,
+            member_of,
+            waits_in,
+        } => {
             let mut run = by(Script::Resume, place, who);
             run.arg(flag(alias.is_some())).arg(alias.as_deref().unwrap_or_default());
-            run.arg(namespaces.iter().map(|id| ns(*id)).collect::<Vec<_>>());
+            let kept = |kind: &str, id: &NamespaceId| format!("{kind}{}", ns(*id));
+            let members = member_of.iter().map(|id| kept("m:", id));
+            run.arg(
+                members
+                    .chain(waits_in.iter().map(|id| kept("t:", id)))
+                    .collect::<Vec<_>>(),
+            );
             run
         }
         What::End { who } => by(Script::End, place, who),

@@ -149,9 +149,15 @@ impl Shard {
             return;
         }
         let alias = peer.alias_held.then(|| peer.info.alias.clone());
-        let held = peer.memberships.iter().filter(|held| held.is_member() || held.ticket);
-        let namespaces = held.map(|held| held.namespace).collect();
-        let what = What::Resume { who, alias, namespaces };
+        let (members, tickets) = (peer.memberships.iter(), peer.memberships.iter());
+        let members = members.filter(|held| held.is_member());
+        let tickets = tickets.filter(|held| held.ticket);
+        let what = What::Resume {
+            who,
+            alias,
+            member_of: members.map(|held| held.namespace).collect(),
+            waits_in: tickets.map(|held| held.namespace).collect(),
+        };
         let command = self.command(Command::Session(who, Asked::Resume), what);
         if let Some(cluster) = &mut self.cluster {
             let telling = Telling::Directory(command);
@@ -282,9 +288,12 @@ mod tests {
 
     const FIRST: ConnId = ConnId::new(1, 1);
 
+    /// Who, with an alias, a member of these; the match requests are asked for where there are some.
     fn resumes(what: &What) -> (Who, bool, Vec<NamespaceId>) {
         match what {
-            What::Resume { who, alias, namespaces } => (*who, alias.is_some(), namespaces.clone()),
+            What::Resume {
+                who, alias, member_of, ..
+            } => (*who, alias.is_some(), member_of.clone()),
             other => panic!("{other:?}"),
         }
     }
@@ -369,17 +378,25 @@ mod tests {
         scene.lose_broker();
         scene.mail.clear();
         scene.hear(Event::Up);
-        let (_, _, namespaces) = resumes(&scene.answer(Reply::Registered { alias: Some(0) }));
+        let what = scene.answer(Reply::Registered { alias: Some(0) });
+        let What::Resume {
+            member_of, waits_in, ..
+        } = what
+        else {
+            panic!("{what:?}")
+        };
         let mut expected = vec![
             (who, both, true, true),
             (who, member, true, false),
             (who, waiting, false, true),
         ];
         expected.sort_unstable();
-        assert_eq!(
-            namespaces,
-            expected.iter().map(|(_, namespace, ..)| *namespace).collect::<Vec<_>>()
-        );
+        let named = |has: fn(&(Who, NamespaceId, bool, bool)) -> bool| {
+            let named = expected.iter().copied().filter(has);
+            named.map(|(_, namespace, ..)| namespace).collect::<Vec<_>>()
+        };
+        assert_eq!(member_of, named(|expected| expected.2));
+        assert_eq!(waits_in, named(|expected| expected.3));
         assert_eq!(rejoins(&mut scene), expected);
         for _ in 0..3 {
             assert!(!scene.shard.cluster_ready());

@@ -277,7 +277,12 @@ impl State {
                     alias: self.put(who, place, aliases),
                 }
             }
-            What::Resume { who, alias, namespaces } => self.resume(who, place, alias.as_ref(), namespaces, eye, out),
+            What::Resume {
+                who,
+                alias,
+                member_of,
+                waits_in,
+            } => self.resume(who, place, alias.as_ref(), [member_of, waits_in], eye, out),
             What::End { who } => {
                 if self.is_here(who, place) {
                     self.end(&who.fingerprint, None, eye, out);
@@ -380,7 +385,7 @@ impl State {
         who: &Who,
         place: Place,
         alias: Option<&CompactString>,
-        namespaces: &[NamespaceId],
+        [member_of, waits_in]: [&[NamespaceId]; 2],
         eye: &Eye<'_>,
         out: &mut Vec<Event>,
     ) -> Reply {
@@ -401,10 +406,14 @@ impl State {
         let Some(session) = self.sessions.get(fingerprint) else {
             return Reply::Stale;
         };
-        let named: std::collections::HashSet<&NamespaceId> = namespaces.iter().collect();
-        let left = |namespace: &&NamespaceId| !named.contains(*namespace);
-        let waits_in: Vec<NamespaceId> = session.waits_in.keys().filter(left).copied().collect();
-        let member_of: Vec<NamespaceId> = session.member_of.keys().filter(left).copied().collect();
+        let unnamed = |held: Vec<NamespaceId>, named: &[NamespaceId]| {
+            let named: std::collections::HashSet<&NamespaceId> = named.iter().collect();
+            let mut left = held;
+            left.retain(|namespace| !named.contains(namespace));
+            left
+        };
+        let waits_in = unnamed(session.waits_in.keys().copied().collect(), waits_in);
+        let member_of = unnamed(session.member_of.keys().copied().collect(), member_of);
         let held = session.alias.clone();
         for namespace in waits_in {
             self.withdraw(fingerprint, namespace);

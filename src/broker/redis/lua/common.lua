@@ -220,12 +220,12 @@ local function withdraw(ns, fingerprint)
   end
 end
 
--- Leaves everything but what `keep` has by its id. How much that was.
+-- Leaves everything but what `keep` has by its field. How much that was.
 local function leave_all(fingerprint, fields, keep)
   local left = 0
   for at = 1, #fields, 2 do
     local kind, ns = string.match(fields[at], '^([mt]):(.*)$')
-    if kind and not keep[ns] then
+    if kind and not keep[fields[at]] then
       left = left + 1
       -- A namespace that nobody of ours can have made so does not keep the rest from its end.
       local done, failure = pcall(kind == 'm' and leave or withdraw, ns, fingerprint)

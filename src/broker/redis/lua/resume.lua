@@ -1,4 +1,4 @@
--- Arguments: place, fingerprint, session, whether it held an alias, the alias, ids of namespaces.
+-- Arguments: place, fingerprint, session, whether it held an alias, the alias, and what it has: m: or t: and a namespace's id.
 local place, fingerprint, session, alias = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1' and ARGV[5] or nil
 if not is_alive(place) then
   return lapsed()

@@ -29,7 +29,8 @@ fn drawn(seed: u64, length: usize) -> World {
             3 => What::Resume {
                 who,
                 alias: Some(alias.into()),
-                namespaces: vec![space(name)],
+                member_of: vec![space(name)],
+                waits_in: vec![space(["a", "b"][rng.random_range(0..2)])],
             },
             4 => What::End { who },
             5 | 6 => join(who, peer, name, rng.random()),

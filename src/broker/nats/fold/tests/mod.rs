@@ -479,7 +479,8 @@ fn a_session_that_resumes_keeps_what_it_names() {
     let resume = |alias: &str| What::Resume {
         who: who(1, 1),
         alias: Some(alias.into()),
-        namespaces: vec![space("a")],
+        member_of: vec![space("a")],
+        waits_in: Vec::new(),
     };
     assert!(matches!(
         world.ask(resume("alias-1")),
