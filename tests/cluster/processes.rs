@@ -142,7 +142,7 @@ fn a_node_that_stood_still_serves_nothing_under_the_lease_that_ran_out() {
     assert!(is(
         &seen,
         "peer_left",
-        &there.iter().find(|who| **who != moves && **who != watches).unwrap()
+        there.iter().find(|who| **who != moves && **who != watches).unwrap()
     ));
 }
 

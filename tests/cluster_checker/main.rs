@@ -265,6 +265,7 @@ fn run(seed: u64, seconds: u64, only: Option<Fault>) -> (Vec<String>, String) {
 }
 
 #[test]
+#[ignore = "minutes, and a machine of its own: cargo test --test cluster_checker -- --ignored"]
 fn no_history_breaks_a_promise() {
     let only = std::env::var("CHECKER_FAULT").ok();
     let only = only.map(|name| FAULTS.iter().find(|(own, _)| *own == name).expect("a known fault").1);

@@ -79,6 +79,9 @@ pub(crate) enum Happened {
 
 type Queue = (NamespaceId, u32, [u8; 32]);
 
+/// Sessions and tickets that make a group.
+pub(crate) type Group = Vec<(Place, Who, CommandId)>;
+
 /// The broker's data and its clock.
 #[derive(Debug, Default)]
 pub(crate) struct Broker {
@@ -98,7 +101,7 @@ pub(crate) struct Broker {
     /// Nodes that may make rooms again: those that took a lease since everything was lost, and knew what was before.
     rebuilding: BTreeSet<NodeId>,
     /// Every committed group: in which generation of data, and the sessions and tickets in it.
-    pub(crate) committed: Vec<(u64, Vec<(Place, Who, CommandId)>)>,
+    pub(crate) committed: Vec<(u64, Group)>,
     /// Every change of who is in a namespace, by version: who, and whether it came.
     pub(crate) log: BTreeMap<NamespaceId, Vec<(u64, Happened)>>,
 }

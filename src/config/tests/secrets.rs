@@ -21,7 +21,8 @@ fn a_secret_loses_one_line_break_at_its_end() {
         );
     }
     let empty = files.write("p", "\n");
-    assert!(one_warning(&json!({ "nats_token_file": empty }).to_string(), &[]).starts_with("nats_token_file: "));
+    let on_nats = json!({ "broker_type": "nats", "nats_url": "nats://host", "nats_token_file": empty });
+    assert!(one_warning(&on_nats.to_string(), &[]).starts_with("nats_token_file: "));
 }
 
 #[test]
