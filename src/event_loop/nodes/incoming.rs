@@ -81,12 +81,27 @@ impl EventLoop {
         let sender = sender(node, broadcast.from, broadcast.session);
         self.note_excluded(peer::exclude_of(broadcast.payload));
         let excluded = std::mem::take(&mut self.scratch.exclude);
-        let refused = self.fan_out(namespace, &sender, broadcast.name, broadcast.payload, &excluded);
+        let refused = match self.unsent > self.settings.output_bytes_max {
+            // The other node's loop cannot know how much waits here.
+            true => self.count_targets(namespace, &sender, &excluded),
+            false => self.fan_out(namespace, &sender, broadcast.name, broadcast.payload, &excluded),
+        };
         self.scratch.exclude = excluded;
         if let (1.., Some(neighbours)) = (refused, &mut self.neighbours) {
             let refusal = Refusal::SendBufferFullFor(refused);
             neighbours.refuse(node, &sender.fingerprint, sender.session, None, refusal);
         }
+    }
+
+    /// How many peers of this loop a broadcast is for.
+    fn count_targets(&mut self, namespace: NamespaceId, sender: &Sender, exclude: &[u64]) -> u32 {
+        let mut targets = std::mem::take(&mut self.scratch.targets);
+        targets.clear();
+        self.shard
+            .broadcast_targets(namespace, &sender.fingerprint, exclude, &mut targets);
+        let count = targets.len() as u32;
+        self.scratch.targets = targets;
+        count
     }
 
     /// A message of a peer of this loop was refused on that node.
