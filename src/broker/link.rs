@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
-use super::Channel;
 use super::figures::{Figures, count};
-use crate::ids::{Homes, LoopId};
+use super::{Channel, NodeId, Nodes};
+use crate::ids::{Homes, LoopId, NodeNo};
 use crate::message::PeerInfo;
 use crate::message::cluster::{Command, Event, What};
 
@@ -44,6 +44,8 @@ pub struct Link {
     figures: Arc<Figures>,
     /// Bytes of traffic in `events`.
     unread: Arc<AtomicUsize>,
+    /// None: whoever stands in for the broker gives out the numbers.
+    nodes: Option<Arc<Nodes>>,
 }
 
 /// What a command counts in the queue: itself and its texts, roughly.
@@ -81,6 +83,17 @@ impl Link {
         // Without a receiver the broker has stopped, and the process is ending.
         let _ = self.commands.send(command);
         Ok(())
+    }
+
+    /// Whom the numbers of nodes stand for.
+    pub fn know(&mut self, nodes: Arc<Nodes>) {
+        self.nodes = Some(nodes);
+    }
+
+    /// Which node that is, whatever its epoch, if that is known. Takes a lock: to be asked once for each number.
+    pub fn node_id(&self, number: NodeNo) -> Option<NodeId> {
+        let (node, _) = self.nodes.as_ref()?.name(number)?;
+        Some(node)
     }
 
     /// Whether the node is up, as far as the broker's threads know: the loop is told a moment later.
@@ -285,6 +298,7 @@ pub fn connect(homes: &Homes, wakes: Vec<Wake>, traffic_max: usize) -> (Vec<Link
             events: events_end,
             figures: figures.clone(),
             unread: unread.clone(),
+            nodes: None,
         });
         ways.push(Way { events, unread, wake });
     }

@@ -1,6 +1,7 @@
 //! The nodes of the cluster by the numbers that this process gives them.
 //!
-//! Owns: which number stands for which node in which epoch. The broker's threads share it; no loop ever asks it.
+//! Owns: which number stands for which node in which epoch. The broker's threads share it; a loop asks it once
+//! for each number.
 //! Never: knows whether a node is alive.
 
 use std::collections::HashMap;

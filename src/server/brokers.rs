@@ -102,7 +102,8 @@ pub(super) fn prepare(
             (Arc::new(nats), "nats".to_owned())
         }
     };
-    let (links, queues, routes) = connect(config, homes, postbox);
+    let (mut links, queues, routes) = connect(config, homes, postbox);
+    links.iter_mut().for_each(|link| link.know(nodes.clone()));
     let threads = Threads {
         engine,
         place,

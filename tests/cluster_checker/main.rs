@@ -6,7 +6,12 @@
 //!
 //! Owns: the runs and what is broken in them.
 //! Never: knows how a node does its work; it sees what clients see.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    unreachable_pub,
+    reason = "a test that cannot go on fails, and tells what it found"
+)]
 
 mod checks;
 mod crowd;

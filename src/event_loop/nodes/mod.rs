@@ -166,6 +166,7 @@ impl EventLoop {
             return (0, false);
         };
         let (mut refused, mut lost) = (0, false);
+        neighbours.begin_broadcast();
         for (node, members) in self.shard.nodes_of(namespace) {
             match neighbours.broadcast(node, namespace, sender, name, payload) {
                 Ok(()) => {}

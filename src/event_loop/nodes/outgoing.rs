@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::broker::{Channel, Link, Readings};
+use crate::broker::{Channel, Link, NodeId, Readings};
 use crate::codec::node_traffic::{self, Kind, Reason};
 use crate::event_loop::peers::{Direct, Sender};
 use crate::ids::{ConnId, Fingerprint, NamespaceId, NodeNo, SessionId};
@@ -33,6 +33,10 @@ pub(in crate::event_loop) struct Neighbours {
     /// Bytes of all of it.
     bytes: usize,
     spare: Vec<Vec<u8>>,
+    /// Whom the numbers of nodes stand for, as far as it was asked.
+    names: Vec<Option<NodeId>>,
+    /// Who has the broadcast under way.
+    reached: Vec<NodeId>,
     figures: Figures,
     told: Told,
 }
@@ -73,6 +77,8 @@ impl Neighbours {
             gathered: Vec::new(),
             bytes: 0,
             spare: Vec::new(),
+            names: Vec::new(),
+            reached: Vec::new(),
             figures: Figures::default(),
             told: Told::default(),
         }
@@ -177,6 +183,12 @@ impl Neighbours {
         Ok(())
     }
 
+    /// Another broadcast begins: a node that has members of two of its epochs gets it once. That is so where the broker lost
+    /// what it knew, until it is clear who is left.
+    pub(super) fn begin_broadcast(&mut self) {
+        self.reached.clear();
+    }
+
     /// A broadcast for the members on that node.
     ///
     /// # Errors
@@ -189,7 +201,12 @@ impl Neighbours {
         name: &str,
         payload: &str,
     ) -> Result<(), Refusal> {
+        let id = self.name(node);
+        if id.is_some_and(|id| self.reached.contains(&id)) {
+            return Ok(());
+        }
         self.take_place(name.len() + payload.len())?;
+        self.reached.extend(id);
         let frame = node_traffic::Broadcast {
             namespace: namespace.to_bytes(),
             from: sender.fingerprint.as_bytes(),
@@ -199,6 +216,18 @@ impl Neighbours {
         };
         self.gather(node, |out| node_traffic::push_broadcast(out, &frame));
         Ok(())
+    }
+
+    fn name(&mut self, node: NodeNo) -> Option<NodeId> {
+        let at = node.index();
+        if at >= self.names.len() {
+            self.names.resize(at + 1, None);
+        }
+        let name = self.names.get_mut(at)?;
+        if name.is_none() {
+            *name = self.link.node_id(node);
+        }
+        *name
     }
 
     /// Tells a peer of that node that its message was refused here. `target`: whom a direct message was for.
@@ -341,7 +370,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::broker::{Queues, Routes, connect};
+    use crate::broker::{Epoch, Nodes, Queues, Routes, connect};
     use crate::codec::node_traffic::Frame;
     use crate::ids::{Homes, LoopId};
 
@@ -391,6 +420,34 @@ mod tests {
         assert_eq!(sent(&queues), Some((to(2), 1)));
         assert_eq!(sent(&queues), None);
         assert!(!neighbours.is_stuck() && neighbours.gathered.is_empty());
+    }
+
+    #[test]
+    fn a_node_gets_a_broadcast_once_whatever_epochs_its_members_are_of() {
+        let (mut neighbours, queues, _routes) = up();
+        let nodes = Nodes::new(NodeId::from_bytes([0; 16]));
+        let number = |node, epoch| {
+            let number = nodes.number(NodeId::from_bytes([node; 16]), Epoch(epoch));
+            number.unwrap().unwrap()
+        };
+        let known = [number(1, 1), number(2, 1), number(1, 2)];
+        neighbours.link.know(Arc::new(nodes));
+        let sender = Sender {
+            fingerprint: Fingerprint::of_key("a"),
+            session: SessionId::from_u64(7),
+            origin: LoopId::new(0),
+        };
+        for _ in 0..2 {
+            neighbours.begin_broadcast();
+            for node in known {
+                let namespace = NamespaceId::from_bytes([1; 16]);
+                neighbours.broadcast(node, namespace, &sender, "lobby", "{}").unwrap();
+            }
+        }
+        neighbours.flush();
+        assert_eq!(sent(&queues), Some((Channel::Node(known[0]), 2)));
+        assert_eq!(sent(&queues), Some((Channel::Node(known[1]), 2)));
+        assert_eq!(sent(&queues), None);
     }
 
     #[test]
