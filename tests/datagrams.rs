@@ -271,13 +271,24 @@ fn free_port() -> u16 {
 
 #[test]
 fn a_taken_udp_port_ends_the_start_and_a_free_one_is_searched_for_both() {
-    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
-    let failure = Server::try_start(json!({ "port": port }), &[]).err().unwrap();
-    let expected = format!("127.0.0.1:{port} (UDP): address in use");
-    assert!(failure.stderr.contains(&expected), "{failure:?}");
-    let server = Server::start(json!({ "port": port, "udp_enabled": false }), &[]);
-    assert_eq!(server.addr().port(), port);
+    // The TCP port of the same number may be another test's: then the next one.
+    let (taken, port) = (0..20)
+        .find_map(|_| {
+            let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let port = taken.local_addr().unwrap().port();
+            let failure = Server::try_start(json!({ "port": port }), &[]).err().unwrap();
+            let of_tcp = format!("127.0.0.1:{port}: address in use");
+            if failure.stderr.contains(&of_tcp) {
+                return None;
+            }
+            let expected = format!("127.0.0.1:{port} (UDP): address in use");
+            assert!(failure.stderr.contains(&expected), "{failure:?}");
+            let server = Server::try_start(json!({ "port": port, "udp_enabled": false }), &[]).ok()?;
+            assert_eq!(server.addr().port(), port);
+            Some((taken, port))
+        })
+        .expect("one of twenty ports is free for TCP");
+    assert_eq!(taken.local_addr().unwrap().port(), port);
     for _ in 0..5 {
         let server = Server::start(json!({ "port": 0 }), &[]);
         let request = binding(1);
