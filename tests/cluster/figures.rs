@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, ConnectOptions, RedisServer, Server, http};
+use crate::support::{Client, ConnectOptions, Event, RedisServer, Server, http};
+
+/// More than it takes until a killed node is missed: a lease of three seconds, and who looks.
+const TOLD_WITHIN: Duration = Duration::from_secs(8);
 
 /// A lease, some renewals, and a slow machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -55,7 +58,10 @@ fn peer(server: &Server, key: &str, namespace: &str) -> (Client, String) {
 
 fn recv_type(client: &mut Client, kind: &str) -> Value {
     loop {
-        let message = client.recv_json();
+        let Some(Event::Message { payload, .. }) = client.recv_content(TOLD_WITHIN) else {
+            panic!("no {kind}");
+        };
+        let message: Value = serde_json::from_slice(&payload).unwrap();
         if message["type"] == kind {
             return message;
         }
