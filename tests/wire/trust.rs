@@ -53,8 +53,8 @@ fn row_1_an_alias_that_is_somebodys_fingerprint_captures_nothing() {
         drop(victim);
         while early.next("peer_left")["from"] != victim_fingerprint.as_str() {}
         while late.next("peer_left")["from"] != victim_fingerprint.as_str() {}
-        signal(&sender, &victim_fingerprint, json!("late"));
         while sender.next("peer_left")["from"] != victim_fingerprint.as_str() {}
+        signal(&sender, &victim_fingerprint, json!("late"));
         sender.expect_error(404, "peer not found");
         // Upper case is no fingerprint, but looks like one: it resolves to nobody either.
         let shouted = victim_fingerprint.to_uppercase();
