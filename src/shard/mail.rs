@@ -267,6 +267,10 @@ pub enum Answer {
     Created {
         /// How many may be in it.
         max_size: u32,
+        /// Who came before its owner was told: in a cluster the home may hear of them first.
+        peers: Vec<Arc<PeerInfo>>,
+        /// Which loops serve how many of the members.
+        loops: Vec<LoopCount>,
     },
     /// Members, as asked.
     Listed {

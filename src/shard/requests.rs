@@ -165,17 +165,21 @@ impl Shard {
                     },
                 );
             }
-            (Answer::Created { max_size }, WaitingFor::Join(extra)) => {
+            (Answer::Created { max_size, peers, loops }, WaitingFor::Join(extra)) => {
                 self.end_pending(key, namespace, Some(extra));
-                self.set_loops(namespace, vec![(self.id, 1)]);
+                self.set_loops(namespace, loops);
                 self.tell(
                     conn,
                     Event::RoomCreated {
-                        room: name,
+                        room: name.clone(),
                         max_size,
                         owner: asker.fingerprint,
                     },
                 );
+                for peer in peers {
+                    let namespace = name.clone();
+                    self.tell(conn, Event::PeerJoined { namespace, peer });
+                }
             }
             (Answer::Refused(refusal), WaitingFor::Join(_)) => {
                 self.end_pending(key, namespace, None);

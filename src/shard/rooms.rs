@@ -45,8 +45,13 @@ impl Shard {
         let mut namespace = Namespace::new(name, Some(room), self.homes.loops(), self.homes.hasher());
         namespace.admit(info, asker);
         self.rooms += 1;
+        let loops = namespace.loops().collect();
         self.namespaces.insert(id, namespace);
-        Answer::Created { max_size }
+        Answer::Created {
+            max_size,
+            peers: Vec::new(),
+            loops,
+        }
     }
 
     pub(super) fn describe_room(&self, id: NamespaceId) -> Answer {

@@ -28,6 +28,8 @@ pub(crate) struct Witness {
     pub(crate) views: BTreeMap<usize, View>,
     /// Where it waits for a match, as far as it was told.
     pub(crate) tickets: BTreeSet<usize>,
+    /// The group sizes that it asked for since it last had no request, oldest first.
+    asked_sizes: BTreeMap<usize, Vec<u32>>,
     /// Where a request of it was answered 503: whether the earlier one was taken back is not known.
     pub(crate) uncertain: BTreeSet<usize>,
     /// The last direct message and broadcast of each connection: ids ascend in sending order.
@@ -38,6 +40,26 @@ pub(crate) struct Witness {
     pub(crate) refused: u32,
     /// It was told that the broker is not to be had.
     unavailable: bool,
+}
+
+impl Witness {
+    fn has_no_request(&mut self, name: usize) {
+        self.tickets.remove(&name);
+        self.asked_sizes.remove(&name);
+    }
+
+    /// The broker may have met a request before it took the next one, and that be told after the next one waits.
+    fn is_matched(&mut self, name: usize, size: u32) {
+        let asked = self.asked_sizes.get(&name).map_or(&[][..], |sizes| sizes);
+        let Some((last, earlier)) = asked.split_last() else {
+            return;
+        };
+        match (*last == size, earlier.contains(&size)) {
+            (true, true) => drop(self.uncertain.insert(name)),
+            (true, false) => self.has_no_request(name),
+            (false, _) => {}
+        }
+    }
 }
 
 /// The request that a connection waits for.
@@ -158,7 +180,7 @@ impl History {
             }
             Req::Leave(name) => {
                 witness.views.remove(name);
-                witness.tickets.remove(name);
+                witness.has_no_request(*name);
             }
             Req::Kick {
                 name,
@@ -167,6 +189,7 @@ impl History {
                 self.kicks.entry((me.key, *name, *target)).or_default().0 += 1;
             }
             Req::Match { name, size, criteria } => {
+                witness.asked_sizes.entry(*name).or_default().push(*size);
                 self.match_requests
                     .entry((me.serial, *name))
                     .or_default()
@@ -213,7 +236,7 @@ impl History {
                     "closed with {code} while nothing was broken"
                 );
             }
-            Seen::List { name, peers, total } => self.on_list(witness, wait, *name, peers, *total),
+            Seen::List { name, peers, total } => self.on_list(me, witness, wait, *name, peers, *total),
             Seen::Joined { name, peer } => self.on_joined(me, witness, *name, peer),
             Seen::Left { name, key } => {
                 assert_ne!(*key, me.key, "nobody is told of itself");
@@ -242,7 +265,7 @@ impl History {
             }
             Seen::Kicked { name, owner } => {
                 witness.views.remove(name).expect("kicked from where it is not");
-                witness.tickets.remove(name);
+                witness.has_no_request(*name);
                 let kick = self
                     .kicks
                     .get_mut(&(*owner, *name, me.key))
@@ -301,14 +324,27 @@ impl History {
         view.told.clear();
     }
 
-    fn on_list(&mut self, witness: &mut Witness, wait: &mut Option<Wait>, name: usize, peers: &[Shown], total: u32) {
+    fn on_list(
+        &mut self,
+        me: Me,
+        witness: &mut Witness,
+        wait: &mut Option<Wait>,
+        name: usize,
+        peers: &[Shown],
+        total: u32,
+    ) {
         assert_eq!(peers.len(), total as usize, "these worlds fit into every list");
         let members: BTreeMap<usize, usize> = peers.iter().map(|peer| (peer.key, peer.serial)).collect();
         assert_eq!(members.len(), peers.len(), "a peer listed twice");
         match answers(wait) {
             Some(Req::Join { name: asked, .. } | Req::JoinRoom(asked)) if *asked == name => {
-                if let Some(view) = witness.views.get(&name) {
-                    assert_eq!(view.members, members, "joining again shows what presence said before");
+                // Who is not in its list was put out or replaced before its answer, and hears of that next.
+                let view = witness.views.get(&name).filter(|_| members.contains_key(&me.key));
+                if let Some(view) = view {
+                    // It may have been out in between: that is not presence.
+                    let mut before = view.members.clone();
+                    before.insert(me.key, me.serial);
+                    assert_eq!(before, members, "joining again shows what presence said before");
                 }
                 self.enter(witness, name, members);
             }
@@ -338,7 +374,7 @@ impl History {
     }
 
     fn on_matched(&mut self, me: Me, witness: &mut Witness, name: usize, session: [u8; 16], peers: &[Shown]) {
-        witness.tickets.remove(&name);
+        witness.is_matched(name, peers.len() as u32);
         let count = self.matched.entry((me.serial, name)).or_default();
         *count += 1;
         let requests = self.match_requests.get(&(me.serial, name)).map_or(0, Vec::len);

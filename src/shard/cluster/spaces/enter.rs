@@ -215,18 +215,19 @@ impl Shard {
         else {
             return;
         };
+        let room = !matches!(how, How::Join { room: false });
+        let shown = if room { ROOM_MAX } else { LIST_DEFAULT };
+        let namespace = self.namespaces.get(&id);
+        let mut peers = namespace.map_or_else(Vec::new, |namespace| namespace.roster.list(shown));
+        let total = namespace.map_or(0, |namespace| namespace.roster.len() as u32);
+        let loops = namespace.map_or_else(Vec::new, |namespace| namespace.loops().collect());
         let answer = match how {
-            How::Create { max_size } => Answer::Created { max_size },
-            How::Join { .. } | How::Again => {
-                let room = how == How::Join { room: true };
-                let shown = if room { ROOM_MAX } else { LIST_DEFAULT };
-                let namespace = self.namespaces.get(&id);
-                Answer::Joined {
-                    peers: namespace.map_or_else(Vec::new, |namespace| namespace.roster.list(shown)),
-                    total: namespace.map_or(0, |namespace| namespace.roster.len() as u32),
-                    loops: namespace.map_or_else(Vec::new, |namespace| namespace.loops().collect()),
-                }
+            How::Create { max_size } => {
+                // A copy of what was here before goes on: its loop was told of those who came since, but not the owner.
+                peers.retain(|peer| peer.fingerprint != asker.fingerprint);
+                Answer::Created { max_size, peers, loops }
             }
+            How::Join { .. } | How::Again => Answer::Joined { peers, total, loops },
         };
         self.answer(asker, id, answer);
         if let Some((_, owner)) = kicked {

@@ -160,6 +160,18 @@ fn a_room_is_made_by_its_event_and_the_owner_is_told_before_what_comes_after() {
 }
 
 #[test]
+fn an_owner_is_told_of_those_who_came_before_it_was_answered() {
+    let mut home = Home::with_two();
+    home.said();
+    home.ask_create('o');
+    home.comes_to_room(8, 'o', None);
+    home.comes_to_room(9, 'c', Some(1));
+    assert_eq!(home.said(), ["+o loop 1 2", "+c node 1 2", "c moved"]);
+    home.reply(Reply::Created { version: 8 });
+    assert_eq!(home.said(), ["o created before bac"]);
+}
+
+#[test]
 fn a_join_beside_a_room_that_is_being_made_waits_for_that() {
     let mut home = Home::new();
     home.ask_create('o');

@@ -339,7 +339,8 @@ impl Home {
                         let loops = loops.iter().map(|(at, members)| format!(", {} {members}", place(*at)));
                         format!("{asker} in {}{}", self.letters(&peers), loops.collect::<String>())
                     }
-                    Answer::Created { .. } => format!("{asker} created"),
+                    Answer::Created { peers, .. } if peers.is_empty() => format!("{asker} created"),
+                    Answer::Created { peers, .. } => format!("{asker} created before {}", self.letters(&peers)),
                     Answer::Listed { peers, .. } => format!("{asker} listed {}", self.letters(&peers)),
                     Answer::Described { peer_count, .. } => format!("{asker} described {peer_count}"),
                     Answer::Waiting => format!("{asker} waits"),
