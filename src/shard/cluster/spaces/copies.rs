@@ -75,16 +75,22 @@ impl Shard {
         }
     }
 
-    /// A change that the copy has already, or that there is no copy for. Who was put out is still to be told.
+    /// A change that the copy has already, or that there is no copy for. Who was put out is still to be told; and a member
+    /// here that was missing in the roster stayed in the copy all the same.
     fn on_old_change(&mut self, id: NamespaceId, version: u64, change: &Change) {
         let Change::Left {
             node: None,
             who,
-            kicked_by: Some(owner),
+            kicked_by,
         } = change
         else {
             return;
         };
+        let space = self.space(id);
+        if space.is_some_and(|space| space.unconfirmed.contains(&who.session)) {
+            self.remove_here(id, *who);
+        }
+        let Some(owner) = kicked_by else { return };
         self.undo_rejoin(id, version, *who);
         let entry = self.namespaces.get(&id).and_then(|n| n.roster.get(&who.fingerprint));
         if entry.is_none_or(|entry| entry.session != who.session) {
@@ -206,6 +212,15 @@ impl Shard {
         let entry = self.namespaces.get(&id).and_then(|n| n.roster.get(&who.fingerprint));
         if entry.is_some_and(|entry| entry.session == who.session && entry.loop_id.node().is_none()) {
             self.take_out(id, &who.fingerprint);
+            // If the broker is being told of it again, what it tells of that is as old.
+            if let Some(space) = self.space_mut(id)
+                && space
+                    .coming
+                    .get(&who.session)
+                    .is_some_and(|coming| coming.how == How::Again)
+            {
+                space.stop_expecting(who.session);
+            }
             self.tidy_space(id);
         }
     }

@@ -381,14 +381,14 @@ impl Shard {
         if let Some(space) = self.space_mut(id) {
             // Its session may have ended, or asked for something else, since.
             let coming = space.coming.get(&who.session).filter(|coming| coming.how == How::Again);
-            let kicked = coming.and_then(|coming| coming.kicked);
-            if coming.is_some() {
+            let (kicked, expected) = (coming.and_then(|coming| coming.kicked), coming.is_some());
+            if expected {
                 space.stop_expecting(who.session);
             }
             if let Reply::Joined { version, .. } = reply {
                 space.unconfirmed.remove(&who.session);
                 put_out = kicked.is_some_and(|(kicked, _)| kicked < *version);
-                if *version > space.version && !put_out {
+                if expected && *version > space.version && !put_out {
                     space.quiet.insert(*version, who.session);
                 }
                 // Until it was in again the broker may have told nothing of this namespace.

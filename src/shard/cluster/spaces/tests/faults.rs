@@ -337,3 +337,85 @@ fn who_was_kicked_while_the_broker_was_lost_is_not_made_a_member_again() {
         }
     }
 }
+
+#[test]
+fn who_goes_while_it_is_told_again_does_not_come_back() {
+    // What is told of it (j, and l once it is out), the reply, and a roster that it is not in any more, in every order.
+    for order in ["rjlR", "rjRl", "rRjl", "jrlR", "jrRl", "jlrR"] {
+        for by_leave in [false, true] {
+            let mut home = Home::with_two();
+            home.ask_join('c');
+            home.comes(6, 'c', None);
+            home.joined(6, None);
+            home.tell(Event::Down);
+            home.tell(Event::Up);
+            home.tell(Event::Compare);
+            let roster = home.roster(6, &[('b', Some(1))]);
+            home.reply(Reply::Roster(roster));
+            let _ = home.said();
+            home.rejoin('c', true, false);
+            match by_leave {
+                true => home.ask('c', Ask::Leave),
+                false => home.gone('c'),
+            }
+            for step in order.chars() {
+                match step {
+                    'j' => home.comes(8, 'c', None),
+                    'l' => home.goes(9, 'c', None),
+                    'r' => {
+                        home.joined(8, None);
+                        let asked = home.asked().last().copied();
+                        assert_eq!(asked, Some("roster"), "it may have changed since the first was read");
+                        if by_leave {
+                            home.reply(Reply::Done);
+                        }
+                    }
+                    _ => {
+                        let roster = home.roster(9, &[('b', Some(1))]);
+                        home.reply(Reply::Roster(roster));
+                    }
+                }
+            }
+            let copy = home.shard.namespaces.get(&home.space).unwrap();
+            let there: Vec<_> = copy
+                .roster
+                .iter()
+                .map(|member| home.letter(&member.info.fingerprint))
+                .collect();
+            assert_eq!(there, ['b', 'a'], "{order} {by_leave}");
+            let said = home.said();
+            assert_eq!(said[0], "-c loop 1 1", "{order}: {said:?}");
+            assert!(!said.iter().any(|said| said.starts_with("+c")), "{order}: {said:?}");
+        }
+    }
+}
+
+#[test]
+fn a_member_that_was_missing_in_a_roster_goes_with_the_event_before_it() {
+    for kicked in [false, true] {
+        let mut home = Home::with_room();
+        home.ask_to_enter('c', true);
+        home.comes_to_room(6, 'c', None);
+        home.joined(6, None);
+        home.tell(Event::Down);
+        home.tell(Event::Up);
+        home.rejoin('c', true, false);
+        home.joined(7, None);
+        home.comes_to_room(7, 'c', None);
+        home.tell(Event::Compare);
+        let _ = home.said();
+        let roster = home.room_roster(8, &[('o', Some(1)), ('a', None)]);
+        home.reply(Reply::Roster(roster));
+        assert_eq!(home.said(), [""; 0], "members here are what this node says they are");
+        match kicked {
+            true => home.is_kicked(8, 'c'),
+            false => home.goes(8, 'c', None),
+        }
+        let heard: &[&str] = if kicked {
+            &["-c loop 1 1", "c kicked"]
+        } else {
+            &["-c loop 1 1"]
+        };
+        assert_eq!(home.said(), heard);
+    }
+}
