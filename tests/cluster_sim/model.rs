@@ -77,6 +77,9 @@ pub(crate) enum Happened {
     },
 }
 
+/// How long it is known that a request was met.
+const MET_MS: u64 = 60_000;
+
 type Queue = (NamespaceId, u32, [u8; 32]);
 
 /// Sessions and tickets that make a group.
@@ -98,6 +101,8 @@ pub(crate) struct Broker {
     pub(crate) spaces: BTreeMap<NamespaceId, Space>,
     pub(crate) queues: BTreeMap<Queue, Vec<Ticket>>,
     inboxes: BTreeMap<Place, Vec<Told>>,
+    /// Requests that were met, by node and number: in which epoch it was told so, and until when that is known.
+    met: BTreeMap<(NodeId, CommandId), (Epoch, u64)>,
     /// Nodes that may make rooms again: those that took a lease since everything was lost, and knew what was before.
     rebuilding: BTreeSet<NodeId>,
     /// Every committed group: in which generation of data, and the sessions and tickets in it.
@@ -205,8 +210,11 @@ impl Broker {
     }
 
     fn tell(&mut self, place: Place, told: Told) {
-        // The dead read nothing; one that is over and not marked may still have its inbox.
-        if let Some(inbox) = self.inboxes.get_mut(&place) {
+        // The dead are told nothing, but what they were told before stays: they may come back for it. One that is over and
+        // not marked is told.
+        if self.leases.contains_key(&place)
+            && let Some(inbox) = self.inboxes.get_mut(&place)
+        {
             inbox.push(told);
         }
     }
@@ -216,7 +224,6 @@ impl Broker {
         if self.leases.remove(&place).is_none() {
             return;
         }
-        self.inboxes.remove(&place);
         self.directory.retain(|_, entry| entry.place != place);
         self.spaces.retain(|_, space| {
             space.seats.retain(|seat| seat.place != place);
@@ -226,7 +233,7 @@ impl Broker {
             queue.retain(|ticket| ticket.place != place);
             !queue.is_empty()
         });
-        let alive: Vec<Place> = self.inboxes.keys().copied().collect();
+        let alive: Vec<Place> = self.leases.keys().copied().collect();
         alive.into_iter().for_each(|to| self.tell(to, Told::NodeGone(place)));
     }
 
@@ -641,6 +648,12 @@ impl Broker {
     fn rejoin(&mut self, namespace: NamespaceId, seat: Seat, terms: Option<RoomTerms>, members_max: u32) -> Reply {
         let node = seat.place.0;
         let space = self.spaces.get_mut(&namespace);
+        // Others made it again: a room's owner never changes, so to this node it is another room.
+        if let (Some(told), Some(now)) = (terms, space.as_ref().and_then(|space| space.room))
+            && told.owner != now.owner
+        {
+            return Reply::Refused(Refusal::RoomNotFound);
+        }
         let is_room = space.as_ref().is_some_and(|space| space.room.is_some());
         if let Some(space) = space {
             let version = space.version;
@@ -753,6 +766,17 @@ impl Broker {
         {
             return Reply::Waiting;
         }
+        if *resumed
+            && let Some((epoch, _)) = self
+                .met
+                .get(&(place.0, *ticket))
+                .filter(|(_, until)| *until > self.now_ms)
+        {
+            return match *epoch == place.1 {
+                true => Reply::Done,
+                false => Reply::Stale,
+            };
+        }
         self.withdraw(*namespace, *who, place.0);
         let key = (*namespace, *group_size, criteria.0);
         let mut queue = self.queues.remove(&key).unwrap_or_default();
@@ -789,6 +813,9 @@ impl Broker {
             session,
             peers,
         });
+        for Ticket { place, number, .. } in &queue {
+            self.met.insert((place.0, *number), (place.1, self.now_ms + MET_MS));
+        }
         let group = queue
             .iter()
             .map(|ticket| (ticket.place, ticket.who, ticket.number))

@@ -277,6 +277,44 @@ fn a_match_is_told_to_the_nodes_concerned_and_a_request_that_is_told_again_keeps
 }
 
 #[test]
+fn a_request_that_was_met_is_not_met_again() {
+    let mut two = Two::new();
+    let (a, b) = (two.register(0, "a"), two.register(1, "b"));
+    two.run(0, find_match(a, 1, false));
+    two.run(1, find_match(b, 1, false));
+    assert!(
+        matches!(two.run(0, find_match(a, 1, true)), Reply::Done),
+        "its inbox has it"
+    );
+    two.broker.now_ms += 5000;
+    let lease = two
+        .broker
+        .take_up(two.nodes[0].own(), Some(two.epochs[0]), Some(two.generation));
+    assert!(lease.epoch > two.epochs[0]);
+    let left = two.broker.inbox(two.place(0), 0);
+    assert!(
+        matches!(left, [Told::Matched { .. }]),
+        "what the node did not read is kept for it"
+    );
+    two.epochs[0] = lease.epoch;
+    two.register(0, "a");
+    assert!(
+        matches!(two.run(0, find_match(a, 1, true)), Reply::Stale),
+        "the earlier inbox had it"
+    );
+    two.broker.now_ms += 60_000;
+    let lease = two
+        .broker
+        .take_up(two.nodes[0].own(), Some(two.epochs[0]), Some(two.generation));
+    two.epochs[0] = lease.epoch;
+    two.register(0, "a");
+    assert!(
+        matches!(two.run(0, find_match(a, 1, true)), Reply::Waiting),
+        "forgotten by then"
+    );
+}
+
+#[test]
 fn a_node_that_does_not_renew_is_gone_for_all_and_comes_back_in_another_epoch() {
     let mut two = Two::new();
     let (a, b) = (two.register(0, "a"), two.register(1, "b"));
@@ -392,4 +430,24 @@ fn a_room_is_made_again_only_after_everything_was_lost() {
         two.run(0, What::Describe { namespace: lobby() }),
         Reply::Described { peer_count: 1, .. }
     ));
+}
+
+#[test]
+fn a_room_that_others_made_again_is_another_room() {
+    let mut two = Two::new();
+    let (a, b) = (two.register(0, "a"), two.register(1, "b"));
+    let of = |who: Who| {
+        let (owner, max_size) = (who.fingerprint, 2);
+        Some(RoomTerms { owner, max_size })
+    };
+    two.run(1, create(b, 4));
+    assert!(matches!(
+        two.run(0, rejoin(a, of(a))),
+        Reply::Refused(Refusal::RoomNotFound)
+    ));
+    assert!(matches!(two.run(0, rejoin(a, of(b))), Reply::Joined { .. }));
+    assert!(
+        matches!(two.run(0, rejoin(a, of(a))), Reply::Refused(Refusal::RoomNotFound)),
+        "also of a member"
+    );
 }

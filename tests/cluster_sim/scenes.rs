@@ -87,3 +87,26 @@ fn a_fleet_tells_an_emptied_broker_everything_again() {
     w.quiet();
     assert!(!w.is_closed_with(here, CLOSE_RESTART) && !w.is_closed_with(there, CLOSE_RESTART));
 }
+
+#[test]
+fn the_owner_of_a_room_that_others_made_while_it_was_cut_off_starts_over() {
+    let mut w = scene(&[1, 1]);
+    let (here, there) = (w.connect(0, 0, ""), w.connect(1, 1, ""));
+    w.quiet();
+    w.ask(here, Req::Create { name: 1, max: 2 });
+    w.quiet();
+    w.breaks();
+    w.cut_or_mend(0);
+    (0..20).for_each(|_| w.pass_time(500));
+    w.ask(there, Req::Create { name: 1, max: 4 });
+    for _ in 0..200 {
+        w.step(false);
+    }
+    w.quiet();
+    assert!(w.is_closed_with(here, CLOSE_RESTART) && !w.is_closed_with(there, CLOSE_RESTART));
+    assert!(w.conns[there].saw(&Seen::Created {
+        name: 1,
+        owner: 1,
+        max: 4
+    }));
+}

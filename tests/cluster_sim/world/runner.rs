@@ -85,10 +85,11 @@ impl World {
         note!(self, "node {n} is up: {lease:?}");
         // What came while it was down is lost before anything else is taken.
         self.lose_commands(n);
-        let node = &mut self.nodes[n];
-        if node.epoch != Some(lease.epoch) {
-            node.inbox_at = 0;
+        if epoch != Some(lease.epoch) {
+            self.read_left(n);
+            self.nodes[n].inbox_at = 0;
         }
+        let node = &mut self.nodes[n];
         node.nodes.set_epoch(lease.epoch);
         (node.epoch, node.generation, node.up) = (Some(lease.epoch), Some(lease.generation), true);
         node.renewed_at = self.broker.now_ms;
@@ -98,6 +99,14 @@ impl World {
         if wait == 0 {
             self.nodes[n].compare_at = None;
             self.tell_loops(n, &BrokerEvent::Compare);
+        }
+    }
+
+    /// Of what came into the inbox of an epoch that ran out, matches count still.
+    fn read_left(&mut self, n: usize) {
+        let left = self.unread(n).to_vec();
+        for told in left.into_iter().filter(|told| matches!(told, Told::Matched { .. })) {
+            self.tell_told(n, told);
         }
     }
 
@@ -156,6 +165,10 @@ impl World {
             return;
         };
         self.nodes[n].inbox_at += 1;
+        self.tell_told(n, told);
+    }
+
+    fn tell_told(&mut self, n: usize, told: Told) {
         let Some(event) = Broker::event(told, &self.nodes[n].nodes) else {
             return;
         };
