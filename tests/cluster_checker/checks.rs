@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tungstenite::WebSocket;
 
-use super::crowd::{Crowd, Peer, View};
+use super::crowd::{Crowd, Peer, View, short};
 
 /// What the docs do not promise in every case.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,7 @@ struct Group {
 /// Everything noted.
 pub struct Checks {
     pub rules: Rules,
+    began: Instant,
     pub violations: Vec<String>,
     /// A node may not reach the broker now: what it comes to know when it does again it learns bit by bit.
     pub shaken: bool,
@@ -60,6 +61,7 @@ impl Checks {
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
+            began: Instant::now(),
             violations: Vec::new(),
             shaken: false,
             last: BTreeMap::new(),
@@ -182,9 +184,10 @@ impl Checks {
         };
         if view.complete && view.members.contains_key(who) {
             self.violation(format!(
-                "{} heard twice that {} joined {namespace}",
+                "{} heard twice that {} joined {namespace}{}",
                 peer.index,
-                short(who)
+                short(who),
+                peer.story(self.began, namespace, short(who))
             ));
         }
     }
@@ -199,9 +202,10 @@ impl Checks {
         };
         if view.complete && !view.members.contains_key(who) {
             self.violation(format!(
-                "{} heard that {} left {namespace}, where it was not",
+                "{} heard that {} left {namespace}, where it was not{}",
                 peer.index,
-                short(who)
+                short(who),
+                peer.story(self.began, namespace, short(who))
             ));
         }
     }
@@ -285,14 +289,17 @@ impl Checks {
         for (peer, name, view) in crowd.views() {
             self.crowded(peer.index, name, view);
         }
-        for text in Self::unlike(crowd) {
+        for text in Self::unlike(crowd, Some(self.began)) {
             self.violation(format!("at the end {text}"));
         }
         self.groups_at_the_end(crowd);
     }
 
-    /// Where what clients believe is not what is.
-    pub fn unlike(crowd: &Crowd) -> Vec<String> {
+    /// Where what clients believe is not what is; with their stories since `began`.
+    pub fn unlike(crowd: &Crowd, began: Option<Instant>) -> Vec<String> {
+        let stories = |index, other: &str, namespace: &str| {
+            began.map_or_else(String::new, |began| crowd.stories_of(began, index, other, namespace))
+        };
         let mut found = Vec::new();
         let mut truth: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for peer in crowd.peers.iter().filter(|peer| peer.is_open()) {
@@ -312,18 +319,20 @@ impl Checks {
                 let there = &truth[namespace.as_str()];
                 for ghost in believed.difference(there) {
                     found.push(format!(
-                        "{} on node {} sees {} in {namespace}, who is not there",
+                        "{} on node {} sees {} in {namespace}, who is not there{}",
                         peer.index,
                         peer.node,
-                        crowd.name(ghost)
+                        crowd.name(ghost),
+                        stories(peer.index, ghost, namespace)
                     ));
                 }
                 for missing in there.difference(&believed) {
                     found.push(format!(
-                        "{} on node {} does not see {} in {namespace}",
+                        "{} on node {} does not see {} in {namespace}{}",
                         peer.index,
                         peer.node,
-                        crowd.name(missing)
+                        crowd.name(missing),
+                        stories(peer.index, missing, namespace)
                     ));
                 }
             }
@@ -387,8 +396,4 @@ impl Checks {
             self.recovered,
         )
     }
-}
-
-fn short(fingerprint: &str) -> &str {
-    fingerprint.get(..8).unwrap_or(fingerprint)
 }

@@ -3,7 +3,7 @@
 //! Owns: their connections, one thread for all of them, and what each believes: who it is, what it is in, who else is there.
 //! Never: judges; `checks` does, from what is noted here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ const ROOMS: usize = 24;
 const ARENAS: usize = 6;
 /// How long a connection may take to open, and a registration, before it is given up.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Lines that are kept of each client's story.
+const STORY_MAX: usize = 500;
 
 enum State {
     /// Not before then.
@@ -77,6 +79,8 @@ pub struct Peer {
     asked_at: Instant,
     sent: BTreeMap<(String, bool), u64>,
     random: StdRng,
+    /// What it did and was told of what it is in, and when, for whoever has to find out why a promise was broken.
+    story: VecDeque<(Instant, String)>,
 }
 
 impl Peer {
@@ -97,7 +101,29 @@ impl Peer {
             asked_at: now,
             sent: BTreeMap::new(),
             random: StdRng::seed_from_u64(seed << 16 | index as u64),
+            story: VecDeque::new(),
         }
+    }
+
+    /// Adds a line to its story.
+    fn note(&mut self, now: Instant, line: String) {
+        if self.story.len() == STORY_MAX {
+            self.story.pop_front();
+        }
+        self.story.push_back((now, line));
+    }
+
+    /// Its story in a namespace, of others only `about`; `began` is when the run did.
+    pub fn story(&self, began: Instant, namespace: &str, about: &str) -> String {
+        let mut lines = format!("\n    story of {} ({}):", self.index, short(&self.fingerprint));
+        for (at, line) in &self.story {
+            let of_it = line.contains(namespace) && (!line.starts_with("hears") || line.contains(about));
+            if of_it || line.starts_with('*') {
+                let at = at.saturating_duration_since(began).as_secs_f64();
+                lines += &format!("\n      {at:.3} {line}");
+            }
+        }
+        lines
     }
 
     /// Whether it is a peer now.
@@ -134,6 +160,7 @@ impl Peer {
     fn ask(&mut self, asked: Asked, message: &Value, now: Instant) {
         self.send(message);
         self.send(&json!({"type": "ping"}));
+        self.note(now, format!("asks {asked:?}"));
         self.asked = Some(asked);
         self.asked_at = now;
     }
@@ -234,6 +261,15 @@ impl Crowd {
         }
     }
 
+    /// What one has to do with the other in a namespace, in both their words.
+    pub fn stories_of(&self, began: Instant, index: usize, other: &str, namespace: &str) -> String {
+        let own = self.peers[index].story(began, namespace, short(other));
+        let other = self
+            .index_of(other)
+            .map(|other| self.peers[other].story(began, namespace, "?"));
+        own + &other.unwrap_or_default()
+    }
+
     /// One round: everybody hears what has come; some act.
     pub fn turn(&mut self, checks: &mut Checks) {
         let now = Instant::now();
@@ -289,6 +325,7 @@ impl Crowd {
                 Ok(Message::Close(frame)) => {
                     let code = frame.map_or(1005, |frame| u16::from(frame.code));
                     checks.closed(code, now);
+                    peer.note(now, format!("* closed with {code}"));
                     peer.forget();
                     peer.state = State::Away(now + Duration::from_millis(50));
                 }
@@ -299,6 +336,7 @@ impl Crowd {
                 }
                 Err(_) => {
                     checks.closed(1006, now);
+                    peer.note(now, "* broken".to_owned());
                     peer.forget();
                     peer.state = State::Away(now + Duration::from_millis(50));
                 }
@@ -316,18 +354,24 @@ impl Crowd {
                     peer.state = State::Open(socket);
                 }
                 peer.session += 1;
+                peer.note(now, format!("* registered on node {}", peer.node));
                 checks.served(peer.node, now);
             }
             "pong" => match peer.asked.take() {
                 Some(Asked::Leave(name)) => {
                     peer.views.remove(&name);
                     peer.waiting.remove(&name);
+                    peer.note(now, format!("left {name}"));
                 }
                 Some(Asked::Kick(..)) => {}
                 other => peer.asked = other,
             },
             "error" => {
                 checks.error(payload, now);
+                if let Some(asked) = &peer.asked {
+                    let line = format!("told {} while it asks {asked:?}", payload["message"]);
+                    peer.note(now, line);
+                }
                 peer.refused(
                     payload["code"].as_u64(),
                     payload["message"].as_str().unwrap_or_default(),
@@ -343,6 +387,8 @@ impl Crowd {
                     room_max: None,
                 };
                 checks.served(peer.node, now);
+                let listed: Vec<&str> = view.members.keys().map(|who| short(who)).collect();
+                peer.note(now, format!("is in {namespace} with {listed:?}"));
                 checks.listed(peer, &namespace, &view);
                 peer.views.insert(namespace, view);
                 peer.answered(|asked| matches!(asked, Asked::Join(_) | Asked::JoinRoom(_)));
@@ -354,12 +400,14 @@ impl Crowd {
                     complete: true,
                     room_max: payload["max_size"].as_u64(),
                 };
+                peer.note(now, format!("made {room}"));
                 peer.views.insert(room.clone(), view);
                 peer.owns.insert(room);
                 peer.answered(|asked| matches!(asked, Asked::Create(..)));
             }
             "peer_joined" => {
                 let (namespace, who) = (text(&message["namespace"]), text(&message["from"]));
+                peer.note(now, format!("hears that {} joined {namespace}", short(&who)));
                 checks.joined(peer, &namespace, &who, now);
                 if let Some(view) = peer.views.get_mut(&namespace) {
                     view.members.insert(who, now);
@@ -368,6 +416,7 @@ impl Crowd {
             }
             "peer_left" => {
                 let (namespace, who) = (text(&message["namespace"]), text(&message["from"]));
+                peer.note(now, format!("hears that {} left {namespace}", short(&who)));
                 checks.left(peer, &namespace, &who, now);
                 if let Some(view) = peer.views.get_mut(&namespace) {
                     view.members.remove(&who);
@@ -375,6 +424,7 @@ impl Crowd {
             }
             "kick" => {
                 let room = text(&payload["room_id"]);
+                peer.note(now, format!("is put out of {room}"));
                 peer.views.remove(&room);
                 peer.waiting.remove(&room);
             }
@@ -473,6 +523,13 @@ impl Crowd {
             }
             970..985 => {
                 // The connection breaks; or the same key comes again elsewhere, while the old session is still open.
+                peer.note(
+                    now,
+                    format!(
+                        "* goes without a word, its connection left open: {}",
+                        dice.is_multiple_of(2)
+                    ),
+                );
                 peer.forget();
                 peer.node = peer.random.random_range(0..nodes);
                 let earlier = std::mem::replace(&mut peer.state, State::Away(now));
@@ -513,6 +570,11 @@ impl Crowd {
         peer.send(&message);
         checks.sent(1);
     }
+}
+
+/// What a fingerprint is called in what is told of a run.
+pub fn short(fingerprint: &str) -> &str {
+    fingerprint.get(..8).unwrap_or(fingerprint)
 }
 
 /// Begins to connect.

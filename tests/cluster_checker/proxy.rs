@@ -6,12 +6,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use socket2::{SockAddr, Socket, Type};
 
 /// One way.
 pub struct Proxy {
@@ -22,11 +22,11 @@ pub struct Proxy {
 struct Shared {
     cut: AtomicBool,
     over: AtomicBool,
-    open: Mutex<Vec<(TcpStream, UnixStream)>>,
+    open: Mutex<Vec<(TcpStream, Socket)>>,
 }
 
 impl Proxy {
-    pub fn new(to: PathBuf) -> Self {
+    pub fn new(to: SockAddr) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
@@ -41,7 +41,12 @@ impl Proxy {
                 if own.over.load(Ordering::Relaxed) {
                     return;
                 }
-                let Ok(beyond) = UnixStream::connect(&to) else { continue };
+                let Ok(beyond) = Socket::new(to.domain(), Type::STREAM, None) else {
+                    continue;
+                };
+                if beyond.connect(&to).is_err() {
+                    continue;
+                }
                 let (Ok(back), Ok(beyond_back)) = (stream.try_clone(), beyond.try_clone()) else {
                     continue;
                 };

@@ -418,15 +418,16 @@ fn a_broker_that_was_empty_is_compared_with_when_the_others_have_told_it() {
         empty: true,
         ..State::default()
     };
-    let telling = Duration::from_millis(50);
+    // Long enough for the broker to be lost and found again before, on a busy machine too.
+    let telling = Duration::from_millis(500);
+    let began = Instant::now();
     let mut world = world_with(state, true, Times { telling, ..times() });
     world.expect_all(&["Up"]);
-    let up = Instant::now();
     // Lost and found again meanwhile: that time still counts.
     world.script.state.lock().unwrap().empty = false;
     world.script.heard.0.send(None).unwrap();
     world.expect_all(&["Down", "Up", "Compare"]);
-    assert!(up.elapsed() >= telling - Duration::from_millis(5));
+    assert!(began.elapsed() >= telling);
 }
 
 #[test]
@@ -500,8 +501,11 @@ fn a_broker_that_cannot_be_reached_says_why_and_does_not_keep_the_threads() {
             ..State::default()
         };
         let World { script, running, .. } = world_with(state, true, times());
-        let reason = running.wait_up(Duration::from_millis(20)).unwrap_err();
-        assert_eq!(reason, "as the test says");
+        let end = Instant::now() + PATIENCE;
+        let mut why = || running.wait_up(Duration::from_millis(20)).unwrap_err();
+        let mut reasons = std::iter::from_fn(|| (Instant::now() < end).then(&mut why));
+        let reason = reasons.find(|reason| reason != "no answer");
+        assert_eq!(reason.as_deref(), Some("as the test says"));
         running.stop();
         assert_eq!(Arc::strong_count(&script), 1, "{refuses}");
     }
