@@ -30,7 +30,7 @@ fn a_request_that_was_met_is_not_met_again() {
         two.lease.renew(two.epoch).unwrap();
         one.come_back();
         assert_eq!(one.ask(resume(b, Some("alias-b"), &["lobby"])), "registered 0");
-        assert_eq!(one.ask(seek_as(b, 2, 6, true, None)), "stale");
+        assert_eq!(one.ask(seek_as(b, 2, 6, true, None)), "broker unavailable");
         assert_eq!(one.ask(seek(b, 2, 7)), "waiting", "another one is");
         assert!(bench.keys().iter().any(|key| key.starts_with("peer:q:")));
     });

@@ -4,6 +4,7 @@
 //! Never: knows a connection, or how any real broker keeps anything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use compact_str::CompactString;
@@ -77,6 +78,16 @@ pub(crate) enum Happened {
     },
 }
 
+/// A request that was met.
+#[derive(Clone, Copy, Debug)]
+struct Met {
+    /// The epoch in which its node was told so, and where in its inbox.
+    epoch: Epoch,
+    at: usize,
+    /// Until when it is known.
+    until: u64,
+}
+
 /// How long it is known that a request was met.
 const MET_MS: u64 = 60_000;
 
@@ -101,8 +112,10 @@ pub(crate) struct Broker {
     pub(crate) spaces: BTreeMap<NamespaceId, Space>,
     pub(crate) queues: BTreeMap<Queue, Vec<Ticket>>,
     inboxes: BTreeMap<Place, Vec<Told>>,
-    /// Requests that were met, by node and number: in which epoch it was told so, and until when that is known.
-    met: BTreeMap<(NodeId, CommandId), (Epoch, u64)>,
+    /// Requests that were met, by node and number.
+    met: BTreeMap<(NodeId, CommandId), Met>,
+    /// What inboxes lost before it was read: the last such stretch of each.
+    missed: BTreeMap<Place, Range<usize>>,
     /// Nodes that may make rooms again: those that took a lease since everything was lost, and knew what was before.
     rebuilding: BTreeSet<NodeId>,
     /// Every committed group: in which generation of data, and the sessions and tickets in it.
@@ -207,6 +220,11 @@ impl Broker {
             .get(&place)
             .and_then(|all| all.get(from..))
             .unwrap_or_default()
+    }
+
+    /// A node finds that so much of its inbox from there on is lost.
+    pub(crate) fn note_gap(&mut self, place: Place, lost: Range<usize>) {
+        self.missed.insert(place, lost);
     }
 
     fn tell(&mut self, place: Place, told: Told) {
@@ -766,15 +784,12 @@ impl Broker {
         {
             return Reply::Waiting;
         }
-        if *resumed
-            && let Some((epoch, _)) = self
-                .met
-                .get(&(place.0, *ticket))
-                .filter(|(_, until)| *until > self.now_ms)
-        {
-            return match *epoch == place.1 {
+        let met = self.met.get(&(place.0, *ticket));
+        if let Some(met) = met.filter(|met| *resumed && met.until > self.now_ms) {
+            let missed = self.missed.get(&place).is_some_and(|missed| missed.contains(&met.at));
+            return match met.epoch == place.1 && !missed {
                 true => Reply::Done,
-                false => Reply::Stale,
+                false => Reply::Refused(Refusal::BrokerUnavailable),
             };
         }
         self.withdraw(*namespace, *who, place.0);
@@ -814,7 +829,12 @@ impl Broker {
             peers,
         });
         for Ticket { place, number, .. } in &queue {
-            self.met.insert((place.0, *number), (place.1, self.now_ms + MET_MS));
+            let met = Met {
+                epoch: place.1,
+                at: self.inboxes.get(place).map_or(0, Vec::len),
+                until: self.now_ms + MET_MS,
+            };
+            self.met.insert((place.0, *number), met);
         }
         let group = queue
             .iter()

@@ -286,6 +286,15 @@ fn a_request_that_was_met_is_not_met_again() {
         matches!(two.run(0, find_match(a, 1, true)), Reply::Done),
         "its inbox has it"
     );
+    let place = two.place(0);
+    two.broker.note_gap(place, 0..1);
+    assert!(
+        matches!(
+            two.run(0, find_match(a, 1, true)),
+            Reply::Refused(Refusal::BrokerUnavailable)
+        ),
+        "it had it, but not any more"
+    );
     two.broker.now_ms += 5000;
     let lease = two
         .broker
@@ -299,7 +308,10 @@ fn a_request_that_was_met_is_not_met_again() {
     two.epochs[0] = lease.epoch;
     two.register(0, "a");
     assert!(
-        matches!(two.run(0, find_match(a, 1, true)), Reply::Stale),
+        matches!(
+            two.run(0, find_match(a, 1, true)),
+            Reply::Refused(Refusal::BrokerUnavailable)
+        ),
         "the earlier inbox had it"
     );
     two.broker.now_ms += 60_000;

@@ -367,7 +367,7 @@ fn refuse(what: &What) -> Option<Refusal> {
 }
 
 /// Those that scripts decide, by their texts.
-const REFUSALS: [Refusal; 7] = [
+const REFUSALS: [Refusal; 8] = [
     Refusal::RoomNotFound,
     Refusal::RoomFull,
     Refusal::NamespaceFull,
@@ -375,6 +375,7 @@ const REFUSALS: [Refusal; 7] = [
     Refusal::NotRoomOwner,
     Refusal::PeerNotFound,
     Refusal::RoomNotDiscoverable,
+    Refusal::BrokerUnavailable,
 ];
 
 /// Bytes of public info that a complete group may hold (D22), as in a shard's own match queues.

@@ -194,6 +194,8 @@ impl World {
         }
         let lost = self.random.below(unread) + 1;
         note!(self, "node {n} misses {lost} events");
+        let (place, from) = (self.place(n), self.nodes[n].inbox_at);
+        self.broker.note_gap(place, from..from + lost);
         self.nodes[n].inbox_at += lost;
         self.go_down(n, "a gap in its inbox");
         if !self.broker_down && !self.nodes[n].cut_off && !self.nodes[n].stopped {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Act, Eye, MET_MAX, Place, State};
 use crate::ids::{CommandId, Fingerprint, NamespaceId};
 use crate::message::cluster::{Event, Reply, What, Who};
-use crate::message::{CriteriaKey, Matched, PeerInfo};
+use crate::message::{CriteriaKey, Matched, PeerInfo, Refusal};
 
 /// What must be equal for requests to match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +55,7 @@ impl State {
             if let Some((_, at)) = session.met.iter().find(|(met, _)| met == ticket) {
                 let (after, until) = eye.missed;
                 return match after < *at && *at <= until {
-                    true => Reply::Stale,
+                    true => Reply::Refused(Refusal::BrokerUnavailable),
                     false => Reply::Done,
                 };
             }

@@ -27,7 +27,10 @@ local met = 'peer:t:%s:%s'
 if ARGV[11] == '1' then
   local epoch = call('GET', string.format(met, node_of(place), ticket))
   if epoch then
-    return { place == node_of(place) .. ':' .. epoch and 'done' or 'stale' }
+    if place == node_of(place) .. ':' .. epoch then
+      return { 'done' }
+    end
+    return { 'refused', 'broker unavailable' }
   end
 end
 withdraw(ns, fingerprint)

@@ -250,17 +250,20 @@ impl Shard {
     }
 
     pub(super) fn leave_space(&mut self, asker: Asker, namespace: NamespaceId) {
+        let who = who(&asker);
         self.drop_ticket(namespace, asker.session);
-        if !self.is_up() {
-            self.remove_here(namespace, who(&asker));
-            return self.answer(asker, namespace, Answer::Done);
+        let up = self.is_up();
+        match up {
+            true => self.goes(namespace, who),
+            false => self.remove_here(namespace, who),
         }
-        self.goes(namespace, who(&asker));
-        let what = What::Leave {
-            who: who(&asker),
-            namespace,
-        };
-        self.ask_broker(namespace, Asked::Leave(asker), what);
+        // Given also while it is down: its loop may have heard sooner that the broker is back, and told it of this membership
+        // or request again. Else it is lost, which changes nothing.
+        let asked = if up { Asked::Leave(asker) } else { Asked::Owed(who) };
+        self.ask_broker(namespace, asked, What::Leave { who, namespace });
+        if !up {
+            self.answer(asker, namespace, Answer::Done);
+        }
     }
 
     pub(super) fn on_left(&mut self, asker: Asker, namespace: NamespaceId, reply: &Reply) {

@@ -245,13 +245,15 @@ impl Shard {
                 let answer = self.describe_room(namespace);
                 self.answer(asker, namespace, answer);
             }
-            _ if !self.is_up() => {
-                if matches!(ask, Ask::Match { .. }) {
-                    // Refused, it has taken the earlier request back all the same.
-                    self.drop_ticket(namespace, asker.session);
-                }
-                self.answer(asker, namespace, LOST);
-            }
+            // Refused, a match request takes the earlier one back all the same, also with a broker that its loop knew sooner to
+            // be back. So it is given in any case, and is lost if the broker is down.
+            Ask::Match {
+                name,
+                info,
+                group_size,
+                criteria,
+            } => self.ask_for_match(asker, namespace, &name, info, group_size, criteria),
+            _ if !self.is_up() => self.answer(asker, namespace, LOST),
             Ask::Join {
                 name,
                 info,
@@ -274,12 +276,6 @@ impl Shard {
                 let what = What::Kick { who, namespace, target };
                 self.ask_broker(namespace, Asked::Other(asker), what);
             }
-            Ask::Match {
-                name,
-                info,
-                group_size,
-                criteria,
-            } => self.ask_for_match(asker, namespace, &name, info, group_size, criteria),
         }
     }
 
@@ -330,7 +326,8 @@ impl Shard {
     ) {
         self.change_cluster_ticket(namespace, session, &info);
         if !self.is_up() {
-            return self.show_here(namespace, session, info);
+            // Given to the broker all the same: its loop may have heard sooner that it is back, and told it the old one.
+            self.show_here(namespace, session, info.clone());
         }
         let fingerprint = info.fingerprint;
         let what = What::Show {

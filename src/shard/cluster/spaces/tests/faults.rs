@@ -57,9 +57,47 @@ fn while_the_broker_is_down_what_leaves_is_let_go() {
     assert_eq!(home.said(), ["f broker unavailable"]);
     home.ask('d', Ask::Leave);
     assert_eq!(home.said(), ["-d loop 1 1", "d done"]);
+    home.reply(Reply::Lost);
     home.gone('a');
     assert_eq!(home.said(), ["a gone"]);
-    assert!(home.is_empty());
+    assert!(home.is_empty() && home.asked().is_empty());
+}
+
+#[test]
+fn what_a_home_does_that_hears_late_that_the_broker_is_back_is_told_to_it() {
+    let mut home = Home::with_two();
+    home.ask_match('a');
+    home.reply(Reply::Waiting);
+    home.ask_join('c');
+    home.comes(6, 'c', None);
+    home.joined(6, None);
+    let _ = home.said();
+    home.tell(Event::Down);
+    // Its loop has heard `Up`.
+    for peer in ['a', 'c'] {
+        home.rejoin(peer, true, false);
+        home.reply(Reply::Joined {
+            version: 6,
+            roster: None,
+        });
+    }
+    assert_eq!(home.said(), ["a rejoined", "c rejoined"]);
+    home.ask('c', Ask::Leave);
+    assert_eq!(home.said(), ["-c loop 1 1", "c done"]);
+    let (namespace, session, info) = (home.space, home.who('a').session, home.info('a'));
+    home.shard.handle_mail(Mail::InfoChanged {
+        namespace,
+        session,
+        info,
+    });
+    home.ask_match('a');
+    assert_eq!(home.asked(), ["leave", "show", "match"]);
+    home.reply(Reply::Done);
+    home.reply(Reply::Lost);
+    home.reply(Reply::Lost);
+    assert_eq!(home.said(), ["a broker unavailable"]);
+    home.tell(Event::Up);
+    assert!(home.asked().is_empty() && home.permits.match_waiting.now() == 0);
 }
 
 #[test]
