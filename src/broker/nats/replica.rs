@@ -223,10 +223,11 @@ impl Replica {
                     inner.lease = Some((nonce, Answered::Taken { epoch, first }));
                     inner.own = Some(epoch);
                     self.nodes.set_epoch(epoch);
-                    // What an earlier epoch was told is of no use but for those who are gone.
+                    // What an earlier epoch was told is of no use but for those who are gone, and for matches: who was met
+                    // before it ran out must not ask again. One that was told already is known by its ticket.
                     inner
                         .news
-                        .retain(|(_, news)| matches!(news, News::Happened(Event::NodeGone(_))));
+                        .retain(|(_, news)| matches!(news, News::Happened(Event::NodeGone(_) | Event::Matched { .. })));
                     inner.trimmed = 0;
                     inner.missed = (0, 0);
                 }

@@ -156,6 +156,18 @@ fn a_match_outlives_more_news_than_are_kept() {
 }
 
 #[test]
+fn a_match_outlives_the_epoch_of_its_node() {
+    let mut fleet = Fleet::new();
+    fleet.seek(0);
+    fleet.seek(1);
+    fleet.replica.ask_lease(9);
+    let (node, above) = (node(0), fleet.epochs[0]);
+    fleet.fold(&Entry::Take { node, nonce: 9, above });
+    let news = fleet.news();
+    assert!(matches!(news[..], [News::Happened(Event::Matched { .. })]), "{news:?}");
+}
+
+#[test]
 fn a_snapshot_instead_of_entries_is_a_gap_of_just_those() {
     let mut fleet = Fleet::new();
     fleet.seek(0);
