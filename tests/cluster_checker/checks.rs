@@ -29,6 +29,18 @@ struct Group {
     told: BTreeSet<String>,
 }
 
+impl Group {
+    fn text(&self, session: &str) -> String {
+        let list = |who: &BTreeSet<String>| {
+            who.iter()
+                .map(|who| short(who).to_owned())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        format!("{session} of {}, told {}", list(&self.listed), list(&self.told))
+    }
+}
+
 /// Everything noted.
 pub struct Checks {
     pub rules: Rules,
@@ -342,37 +354,42 @@ impl Checks {
 
     fn groups_at_the_end(&mut self, crowd: &Crowd) {
         let mut found = Vec::new();
-        let mut listed: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        let mut listed: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        let story = |who: &str, arena: &str| {
+            let peer = crowd.index_of(who).map(|index| &crowd.peers[index]);
+            peer.map_or_else(String::new, |peer| peer.story(self.began, arena, "?"))
+        };
+        let asked = |who: &str, arena: &str| self.asked.get(&(who.to_owned(), arena.to_owned())).copied();
         for (session, group) in &self.groups {
             for who in &group.listed {
-                *listed.entry((who, &group.arena)).or_default() += 1;
+                listed.entry((who, &group.arena)).or_default().push(session);
                 let peer = crowd.index_of(who).map(|index| &crowd.peers[index]);
                 let waits = peer.is_some_and(|peer| peer.waiting.get(&group.arena) == Some(&true));
                 // It may have asked again since; whether it is the same request only shows where it is listed once.
-                let asked = self
-                    .asked
-                    .get(&(who.clone(), group.arena.clone()))
-                    .copied()
-                    .unwrap_or(0);
-                if waits && asked == 1 && !group.told.contains(who) && !self.rules.data_lost {
+                let once = asked(who, &group.arena) == Some(1);
+                if waits && once && !group.told.contains(who) && !self.rules.data_lost {
                     found.push(format!(
-                        "{} waits in {} and is listed in group {session}",
+                        "{} waits in {} and is listed in group {session}{}",
                         short(who),
-                        group.arena
+                        group.arena,
+                        story(who, &group.arena)
                     ));
                 }
             }
         }
         for ((who, arena), groups) in listed {
-            let asked = self
-                .asked
-                .get(&(who.to_owned(), arena.to_owned()))
-                .copied()
-                .unwrap_or(0);
-            if groups > asked && !self.rules.data_lost {
+            let asked = asked(who, arena).unwrap_or(0);
+            if groups.len() > asked && !self.rules.data_lost {
+                let groups: Vec<String> = groups
+                    .iter()
+                    .map(|session| self.groups[*session].text(session))
+                    .collect();
                 found.push(format!(
-                    "{} asked {asked} times in {arena} and is in {groups} groups",
-                    short(who)
+                    "{} asked {asked} times in {arena} and is in {} groups: {}{}",
+                    short(who),
+                    groups.len(),
+                    groups.join("; "),
+                    story(who, arena)
                 ));
             }
         }

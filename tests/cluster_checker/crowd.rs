@@ -428,11 +428,18 @@ impl Crowd {
                 peer.views.remove(&room);
                 peer.waiting.remove(&room);
             }
-            "match" => peer.answered(|asked| matches!(asked, Asked::Match(_))),
+            "match" => {
+                if let Some(Asked::Match(namespace)) = &peer.asked {
+                    let line = format!("waits in {namespace}");
+                    peer.note(now, line);
+                }
+                peer.answered(|asked| matches!(asked, Asked::Match(_)));
+            }
             "matched" => {
                 let namespace = text(&payload["namespace"]);
                 peer.answered(|asked| matches!(asked, Asked::Match(own) if *own == namespace));
                 let waited = peer.waiting.remove(&namespace).is_some();
+                peer.note(now, format!("is matched in {namespace}: {}", payload["session_id"]));
                 checks.matched(peer, &namespace, payload, waited);
             }
             "signal" | "relay" => {
