@@ -96,6 +96,13 @@ struct How {
     /// Event loops of the server
     #[arg(long, default_value_t = 1)]
     loops: usize,
+    /// Nodes: more than one are a cluster; `@same-node`, `@cross-node` or `@alone` after a server's path overrides the
+    /// workload's placement, or has it serve without others and without a broker
+    #[arg(long, default_value_t = 1)]
+    nodes: usize,
+    /// What connects the nodes, started for each target: a single node has none unless this is given, several have Redis
+    #[arg(long)]
+    broker: Option<control::broker::Kind>,
     /// Settings of the server
     #[arg(long = "server-set", value_name = "KEY=VALUE")]
     server_settings: Vec<String>,
@@ -122,6 +129,8 @@ impl How {
             server: Options {
                 cores: self.server_cores.clone(),
                 loops: self.loops,
+                nodes: self.nodes.max(1),
+                broker: self.broker.or((self.nodes > 1).then_some(control::broker::Kind::Redis)),
                 settings: self.server_settings.clone(),
                 pid: self.pid,
             },
@@ -194,6 +203,9 @@ fn measure(workload: &str, settings: &[String], targets: &[String], how: &How) -
         println!("{}", report::compare(&outcomes));
     }
     let mut sound = true;
+    for session in sessions {
+        sound &= session.close();
+    }
     for outcomes in &outcomes {
         sound &= !report::failed(outcomes);
     }

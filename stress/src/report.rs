@@ -3,6 +3,7 @@
 //! Owns: the figures and their units.
 //! Never: measures.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -10,7 +11,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::control::SetUp;
-use crate::control::sample::Sample;
+use crate::control::costs::Costs;
 use crate::worker::protocol::{Counts, Report};
 
 /// One round.
@@ -54,10 +55,38 @@ pub struct Outcome {
     pub connect_cpu_us: f64,
     /// Bytes of the server's process for each of them: what it grew while they connected.
     pub connection_rss: f64,
+    /// Each node of a cluster.
+    pub nodes: Vec<Node>,
+    /// What connects them.
+    pub broker: Option<Broker>,
     /// What went wrong; any makes the run a failure.
     pub failures: Vec<String>,
     /// How much went wrong.
     pub failed: u64,
+}
+
+/// A node of a cluster.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Node {
+    /// Nanoseconds of its CPU for each message.
+    pub cpu_ns: f64,
+    /// Bytes of it in memory.
+    pub rss: u64,
+}
+
+/// The broker between nodes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Broker {
+    /// Nanoseconds of its CPU for each message.
+    pub cpu_ns: f64,
+    /// Microseconds of its CPU for each connection.
+    pub connect_cpu_us: f64,
+    /// Bytes of it in memory.
+    pub rss: u64,
+    /// Commands for each message, by name, also those of scripts.
+    pub commands: BTreeMap<String, f64>,
+    /// The same for each connection.
+    pub connect_commands: BTreeMap<String, f64>,
 }
 
 /// Percentiles in microseconds.
@@ -77,17 +106,20 @@ impl Outcome {
         target: &str,
         set_up: &SetUp,
         elapsed: Duration,
-        (before, after): (Sample, Sample),
+        (before, after): (&Costs, &Costs),
         counts: Counts,
         system_calls: Option<f64>,
         latency: &Histogram<u64>,
         report: &Report,
     ) -> Self {
         let seconds = elapsed.as_secs_f64();
-        let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns) as f64;
+        let cpu_ns = after.sum.cpu_ns.saturating_sub(before.sum.cpu_ns) as f64;
         // Nothing by message where there was none: not a number.
-        let messages = counts.arrived as f64;
-        let (was, is) = set_up.samples;
+        let messages = match counts.arrived {
+            0 => f64::NAN,
+            some => some as f64,
+        };
+        let (was, is) = (&set_up.samples.0, &set_up.samples.1);
         // Nor by connection.
         let connections = match set_up.connections {
             0 => f64::NAN,
@@ -102,17 +134,13 @@ impl Outcome {
             refused: counts.refused,
             lost: counts.lost,
             closed: counts.closed,
-            cpu_ns: if counts.arrived > 0 {
-                cpu_ns / messages
-            } else {
-                f64::NAN
-            },
+            cpu_ns: cpu_ns / messages,
             server_busy: cpu_ns / 1e9 / seconds,
             generator_busy: counts.busy_ns as f64 / 1e9 / seconds,
             system_calls,
-            switches: after.switches.saturating_sub(before.switches) as f64 / messages.max(1.0),
-            rss: after.rss,
-            tcp_memory: after.tcp_memory,
+            switches: after.sum.switches.saturating_sub(before.sum.switches) as f64 / counts.arrived.max(1) as f64,
+            rss: after.sum.rss,
+            tcp_memory: after.sum.tcp_memory,
             latency_us: Latency {
                 p50: at(0.5),
                 p90: at(0.9),
@@ -122,10 +150,62 @@ impl Outcome {
             },
             connections: set_up.connections,
             connects_per_second: connections / set_up.elapsed.as_secs_f64(),
-            connect_cpu_us: is.cpu_ns.saturating_sub(was.cpu_ns) as f64 / 1e3 / connections,
-            connection_rss: is.rss.saturating_sub(was.rss) as f64 / connections,
+            connect_cpu_us: is.sum.cpu_ns.saturating_sub(was.sum.cpu_ns) as f64 / 1e3 / connections,
+            connection_rss: is.sum.rss.saturating_sub(was.sum.rss) as f64 / connections,
+            nodes: Node::all(before, after, messages),
+            broker: Broker::new((before, after), messages, (was, is), connections),
             failures: report.failures.clone(),
             failed: report.failed,
+        }
+    }
+}
+
+impl Node {
+    fn all(before: &Costs, after: &Costs, messages: f64) -> Vec<Self> {
+        let pairs = before.nodes.iter().zip(&after.nodes);
+        let node = pairs.map(|(before, after)| Self {
+            cpu_ns: after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / messages,
+            rss: after.rss,
+        });
+        node.collect()
+    }
+}
+
+impl Broker {
+    fn new(
+        (before, after): (&Costs, &Costs),
+        messages: f64,
+        (was, is): (&Costs, &Costs),
+        connections: f64,
+    ) -> Option<Self> {
+        let (before, commands_before) = before.broker.as_ref()?;
+        let (after, commands_after) = after.broker.as_ref()?;
+        let (was, commands_were) = was.broker.as_ref()?;
+        let (is, commands_are) = is.broker.as_ref()?;
+        let grown = |then: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>, over: f64| {
+            let by_name = now.iter().map(|(name, calls)| {
+                let more = calls.saturating_sub(then.get(name).copied().unwrap_or(0));
+                (name.clone(), more as f64 / over)
+            });
+            by_name.filter(|(_, share)| *share > 0.0).collect()
+        };
+        Some(Self {
+            cpu_ns: after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / messages,
+            connect_cpu_us: is.cpu_ns.saturating_sub(was.cpu_ns) as f64 / 1e3 / connections,
+            rss: after.rss,
+            commands: grown(commands_before, commands_after, messages),
+            connect_commands: grown(commands_were, commands_are, connections),
+        })
+    }
+
+    /// Calls of some commands for each message; not a number where the broker does not count them.
+    fn calls(&self, names: &[&str]) -> f64 {
+        match self.commands.is_empty() {
+            true => f64::NAN,
+            false => names
+                .iter()
+                .filter_map(|name| self.commands.get(*name))
+                .fold(0.0, |sum, calls| sum + calls),
         }
     }
 }
@@ -170,6 +250,14 @@ type Row = (&'static str, usize, fn(&Outcome) -> f64);
 pub const ROWS: &[Row] = &[
     ("messages/s", 0, |o| o.per_second),
     ("server CPU, ns/message", 1, |o| o.cpu_ns),
+    ("broker CPU, ns/message", 1, |o| broker(o, |b| b.cpu_ns)),
+    ("nodes and broker CPU, ns/message", 1, |o| {
+        broker(o, |b| b.cpu_ns + o.cpu_ns)
+    }),
+    ("broker publishes/message", 3, |o| broker(o, |b| b.calls(&["publish"]))),
+    ("broker scripts/message", 3, |o| {
+        broker(o, |b| b.calls(&["evalsha", "eval"]))
+    }),
     ("system calls/message", 3, |o| o.system_calls.unwrap_or(f64::NAN)),
     ("context switches/message", 4, |o| o.switches),
     ("latency p50, us", 1, |o| o.latency_us.p50),
@@ -185,10 +273,17 @@ pub const ROWS: &[Row] = &[
     ("connections", 0, |o| o.connections as f64),
     ("connections made/s", 0, |o| o.connects_per_second),
     ("server CPU, us/connection", 1, |o| o.connect_cpu_us),
+    ("broker CPU, us/connection", 1, |o| broker(o, |b| b.connect_cpu_us)),
     ("server RSS growth, B/connection", 0, |o| o.connection_rss),
     ("server RSS, MiB", 1, |o| o.rss as f64 / 1048576.0),
+    ("broker RSS, MiB", 1, |o| broker(o, |b| b.rss as f64 / 1048576.0)),
     ("kernel TCP buffers, MiB", 1, |o| o.tcp_memory as f64 / 1048576.0),
 ];
+
+/// A figure of the broker; not a number where there is none.
+fn broker(outcome: &Outcome, figure: impl Fn(&Broker) -> f64) -> f64 {
+    outcome.broker.as_ref().map_or(f64::NAN, figure)
+}
 
 /// An empty table with these column heads.
 pub fn table(heads: impl IntoIterator<Item = String>) -> Table {
@@ -211,6 +306,10 @@ pub fn compare(targets: &[Vec<Outcome>]) -> Table {
     }
     let mut table = table(heads);
     for (name, digits, figure) in ROWS {
+        // Without a broker there is nothing to say of it.
+        if name.contains("broker") && targets.iter().flatten().all(|outcome| outcome.broker.is_none()) {
+            continue;
+        }
         let mut row = vec![(*name).to_owned()];
         for (index, outcomes) in targets.iter().enumerate() {
             let spread = Spread::of(outcomes.iter().map(figure));

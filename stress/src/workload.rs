@@ -28,11 +28,13 @@ pub struct Workload {
     pub peers: usize,
     /// With `signal`: clients that seek a game server and wait all the while, at a provider that never answers.
     pub seekers_waiting: usize,
+    /// With `match`: namespaces in which each of those who wait for nobody waits.
+    pub waits: usize,
     /// Members of each namespace.
     pub namespace_size: usize,
     /// Messages, requests, joins, connections, rooms or evenings a second, of all workers together; 0: as fast as answers come.
     pub rate: f64,
-    /// Whether the two of a pair live on the same loop of the server.
+    /// Whether the two of a pair live on the same loop of the server, or members of a namespace on the same node.
     pub placement: Placement,
     /// Whether peers that leave close their connection, and come back on another.
     pub reconnect: bool,
@@ -113,6 +115,22 @@ pub enum Placement {
     SameLoop,
     /// On two loops.
     CrossLoop,
+    /// On one node of several.
+    SameNode,
+    /// On two nodes.
+    CrossNode,
+}
+
+impl Placement {
+    /// Whether loops of one server are meant.
+    pub fn is_of_loops(self) -> bool {
+        matches!(self, Self::SameLoop | Self::CrossLoop)
+    }
+
+    /// Whether nodes of a cluster are meant.
+    pub fn is_of_nodes(self) -> bool {
+        matches!(self, Self::SameNode | Self::CrossNode)
+    }
 }
 
 /// A punch dialect.
@@ -139,6 +157,7 @@ impl Default for Workload {
             size: 300,
             peers: 0,
             seekers_waiting: 0,
+            waits: 1,
             namespace_size: 2,
             rate: 0.0,
             placement: Placement::Any,
@@ -194,7 +213,7 @@ impl Workload {
             ),
             (
                 !matches!(self.scenario, Kind::Signal | Kind::Match)
-                    || self.placement != Placement::Any
+                    || self.placement.is_of_loops()
                     || self.namespace_size.is_multiple_of(2),
                 "namespace_size must be even, so that the two of a pair share a namespace",
             ),
@@ -239,6 +258,10 @@ impl Workload {
                 "seekers wait only beside signal",
             ),
             (
+                (1..=256).contains(&self.waits),
+                "waits must be between 1 and 256, the namespaces of one peer",
+            ),
+            (
                 !self.compression || self.scenario != Kind::Seek,
                 "seekers ask for no compression",
             ),
@@ -268,6 +291,14 @@ impl Workload {
         self.connections() as u64 * (self.namespace_size as u64).saturating_sub(1) / 2
     }
 
+    /// Match requests that wait for nobody.
+    pub fn requests_that_wait(&self) -> u64 {
+        match self.scenario {
+            Kind::Match => self.peers as u64 * self.waits as u64,
+            _ => 0,
+        }
+    }
+
     /// Peers, or a few where no number is given.
     pub fn peers_or_some(&self) -> usize {
         if self.peers > 0 { self.peers } else { SOME }
@@ -281,7 +312,7 @@ impl Workload {
     /// Connections of all workers together, before anything begins.
     pub fn connections(&self) -> usize {
         match self.scenario {
-            Kind::Signal if self.placement == Placement::Any => self.peers.max(2 * self.pairs) + self.seekers_waiting,
+            Kind::Signal if !self.placement.is_of_loops() => self.peers.max(2 * self.pairs) + self.seekers_waiting,
             Kind::Signal => self.peers.max(6 * self.pairs + 16) + self.seekers_waiting,
             Kind::Broadcast | Kind::Presence => self.groups() * self.namespace_size,
             Kind::Idle | Kind::Connect => self.peers,

@@ -83,6 +83,8 @@ impl<'a> Set<'a> {
             cores: server_cores.to_vec(),
             loops: server_cores.len(),
             settings: settings.to_vec(),
+            nodes: 1,
+            broker: None,
             pid: None,
         };
         let now = Instant::now();
@@ -135,7 +137,7 @@ impl<'a> Set<'a> {
         let mut measured = Measured {
             outcomes: Vec::new(),
             latency: histogram(),
-            start_rss: session.set_up.samples.0.rss as f64,
+            start_rss: session.set_up.samples.0.sum.rss as f64,
             kernel: 0.0,
         };
         let mut idle_rounds = 0;

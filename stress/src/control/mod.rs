@@ -3,6 +3,8 @@
 //! Owns: the order of things: connect, warm up, measure, pause, check.
 //! Never: talks to a server itself; its workers do.
 
+pub mod broker;
+pub mod costs;
 pub mod sample;
 mod seekers;
 pub mod target;
@@ -13,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use self::sample::{Sample, SystemCalls};
+use self::costs::Costs;
+use self::sample::SystemCalls;
 use self::target::{Options, Target};
 use self::workers::Workers;
 use crate::report::Outcome;
@@ -49,16 +52,18 @@ pub struct Session {
 }
 
 /// What it cost to connect everything.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SetUp {
     /// Connections.
     pub connections: usize,
     /// From the first to the last.
     pub elapsed: Duration,
     /// The server before and after.
-    pub samples: (Sample, Sample),
+    pub samples: (Costs, Costs),
 }
 
+/// After so long, what is left of connections that ended stays.
+const LEFT_MAX: Duration = Duration::from_secs(60);
 /// Connections of one worker process: below the usual limits of descriptors and of ports.
 const PER_WORKER: usize = 18_000;
 
@@ -75,14 +80,14 @@ impl Session {
         let count = plan.workers.max(needed).max(1).min(sockets.max(1));
         let patience = Duration::from_secs(30)
             + Duration::from_millis(connections as u64 * 4)
-            + Duration::from_micros(workload.announcements() * 3);
-        let sample = || target.pid.map(sample::take).unwrap_or_default();
-        let (before, began) = (sample(), Instant::now());
+            + Duration::from_micros(workload.announcements() * 3)
+            + Duration::from_micros(workload.requests_that_wait() * 500);
+        let (before, began) = (costs::take(&target), Instant::now());
         let workers = Workers::start(workload, &target, &plan.cores, count, patience, plan.quiet)?;
         let set_up = SetUp {
             connections,
             elapsed: began.elapsed(),
-            samples: (before, sample()),
+            samples: (before, costs::take(&target)),
         };
         Ok(Self {
             set_up,
@@ -102,9 +107,9 @@ impl Session {
         self.workers.begin()?;
         sleep(Duration::from_secs_f64(self.workload.warm_up));
         self.workers.forget()?;
-        let (before, started, counts_before) = (self.sample(), Instant::now(), self.workers.mark()?);
+        let (before, started, counts_before) = (costs::take(&self.target), Instant::now(), self.workers.mark()?);
         sleep(Duration::from_secs_f64(self.workload.seconds));
-        let (after, elapsed, counts_after) = (self.sample(), started.elapsed(), self.workers.mark()?);
+        let (after, elapsed, counts_after) = (costs::take(&self.target), started.elapsed(), self.workers.mark()?);
         let calls = match (self.plan.system_calls, self.target.pid) {
             (true, Some(pid)) => self.count_calls(pid)?,
             _ => None,
@@ -116,7 +121,7 @@ impl Session {
             &self.target.name,
             &self.set_up,
             elapsed,
-            (before, after),
+            (&before, &after),
             counts_after.since(&counts_before),
             calls,
             &self.latency,
@@ -124,8 +129,35 @@ impl Session {
         ))
     }
 
-    fn sample(&self) -> Sample {
-        self.target.pid.map(sample::take).unwrap_or_default()
+    /// Ends all connections. Whether nothing is left of them with the broker, if there is one.
+    pub fn close(self) -> bool {
+        let Self { target, workers, .. } = self;
+        drop(workers);
+        let Some(broker) = &target.broker else { return true };
+        let began = Instant::now();
+        loop {
+            match broker.entries() {
+                Some(left) if !left.is_empty() && began.elapsed() > LEFT_MAX => {
+                    let some: Vec<&str> = left.iter().take(5).map(String::as_str).collect();
+                    eprintln!(
+                        "FAIL {}: {} entries are left: {}",
+                        target.name,
+                        left.len(),
+                        some.join(", ")
+                    );
+                    return false;
+                }
+                Some(left) if !left.is_empty() => sleep(Duration::from_millis(20)),
+                Some(_) => {
+                    if !self.plan.quiet {
+                        let elapsed = began.elapsed().as_secs_f64();
+                        eprintln!("{}: all gone from the broker after {elapsed:.2} s", target.name);
+                    }
+                    return true;
+                }
+                None => return true,
+            }
+        }
     }
 
     /// System calls of the server for each message that arrives. The counter attaches some time after it was started, so

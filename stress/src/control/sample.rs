@@ -22,6 +22,18 @@ pub struct Sample {
     pub tcp_memory: u64,
 }
 
+impl Sample {
+    /// Two processes together.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            rss: self.rss + other.rss,
+            switches: self.switches + other.switches,
+            tcp_memory: self.tcp_memory.max(other.tcp_memory),
+        }
+    }
+}
+
 /// A process now. Everything of a process that is gone is 0.
 pub fn take(pid: u32) -> Sample {
     let mut sample = Sample::default();

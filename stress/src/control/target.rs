@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use super::broker::{self, Broker};
 use super::seekers;
 use crate::stun;
 use crate::worker::pin;
 use crate::worker::protocol::Wire;
-use crate::workload::{Kind, Workload};
+use crate::workload::{Kind, Placement, Workload};
 
 /// How targets are started.
 #[derive(Clone, Debug)]
@@ -27,6 +28,10 @@ pub struct Options {
     pub cores: Vec<usize>,
     /// Its event loops.
     pub loops: usize,
+    /// Nodes of a cluster, if there is a broker.
+    pub nodes: usize,
+    /// What connects them.
+    pub broker: Option<broker::Kind>,
     /// Its settings, over those that a measurement needs.
     pub settings: Vec<String>,
     /// Process of a server that runs already.
@@ -45,6 +50,12 @@ pub struct Target {
     pub pid: Option<u32>,
     /// Its event loops, if that is known.
     pub loops: Option<usize>,
+    /// The other nodes, if it is the first of a cluster.
+    pub others: Vec<Self>,
+    /// What connects them.
+    pub broker: Option<Broker>,
+    /// Where peers go, if its name says so.
+    pub placement: Option<Placement>,
     child: Option<Child>,
     _folder: Option<TempDir>,
     _stalled: Option<TcpListener>,
@@ -83,17 +94,9 @@ impl Target {
             }
             return Self::start(name, Wire::Floor, command, None, options);
         }
-        if Path::new(what).is_file() {
-            let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-            let stalled = seekers::stalled(workload)?;
-            let settings = settings(workload, options, host, folder.path(), stalled.as_ref())?;
-            let path = folder.path().join("config.json");
-            std::fs::write(&path, settings).map_err(|error| error.to_string())?;
-            let mut command = Command::new(what);
-            command.arg("-config").arg(&path);
-            let mut target = Self::start(name, Wire::Peers, command, Some(folder), options)?;
-            target._stalled = stalled;
-            return Ok(target);
+        let (path, how) = what.split_once('@').unwrap_or((what, ""));
+        if Path::new(path).is_file() {
+            return Self::start_nodes(name, path, how, workload, host, options);
         }
         if what.contains(PORT) {
             return Self::start_other(name, what, workload, host, options);
@@ -111,10 +114,84 @@ impl Target {
             address,
             pid: options.pid,
             loops: None,
+            others: Vec::new(),
+            broker: None,
+            placement: None,
             child: None,
             _folder: None,
             _stalled: None,
         })
+    }
+
+    /// Starts a server of ours, or as many as are to be a cluster.
+    fn start_nodes(
+        name: &str,
+        path: &str,
+        how: &str,
+        workload: &Workload,
+        host: IpAddr,
+        options: &Options,
+    ) -> Result<Self, String> {
+        let (placement, kind) = match how {
+            "" => (None, options.broker),
+            "alone" => (None, None),
+            "same-node" => (Some(Placement::SameNode), options.broker),
+            "cross-node" => (Some(Placement::CrossNode), options.broker),
+            _ => return Err(format!("{name}: after @ comes `same-node`, `cross-node` or `alone`")),
+        };
+        let of_nodes = placement.unwrap_or(workload.placement).is_of_nodes();
+        if of_nodes && (kind.is_none() || options.nodes < 2) {
+            return Err(format!("{name}: a placement on nodes needs several: give --nodes"));
+        }
+        if kind.is_some() && workload.scenario == Kind::Presence && (workload.window > 1 || workload.rate > 0.0) {
+            return Err(format!(
+                "{name}: with a broker presence is proved for one change at a time: window=1, no rate"
+            ));
+        }
+        let broker = kind.map(|kind| Broker::start(kind, &options.cores)).transpose()?;
+        let mut nodes = Vec::new();
+        for _ in 0..kind.map_or(1, |_| options.nodes) {
+            let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+            let stalled = seekers::stalled(workload)?;
+            let settings = settings(
+                workload,
+                options,
+                host,
+                folder.path(),
+                stalled.as_ref(),
+                broker.as_ref(),
+            )?;
+            let config = folder.path().join("config.json");
+            std::fs::write(&config, settings).map_err(|error| error.to_string())?;
+            let mut command = Command::new(path);
+            command.arg("-config").arg(&config);
+            let mut node = Self::start(name, Wire::Peers, command, Some(folder), options)?;
+            node._stalled = stalled;
+            nodes.push(node);
+        }
+        let mut first = nodes.remove(0);
+        if broker.is_some() {
+            // Between nodes there is as little order as between loops.
+            first.loops = None;
+        }
+        first.others = nodes;
+        first.broker = broker;
+        first.placement = placement;
+        Ok(first)
+    }
+
+    /// The processes of all nodes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.pid
+            .into_iter()
+            .chain(self.others.iter().flat_map(Self::pids))
+            .collect()
+    }
+
+    /// Where all nodes listen.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let others = self.others.iter().map(|other| other.address);
+        std::iter::once(self.address).chain(others).collect()
     }
 
     fn start(
@@ -152,6 +229,9 @@ impl Target {
             address,
             pid: Some(child.id()),
             loops: (!options.settings.iter().any(|set| set.starts_with("loops="))).then_some(options.loops),
+            others: Vec::new(),
+            broker: None,
+            placement: None,
             child: Some(child),
             _folder: folder,
             _stalled: None,
@@ -183,6 +263,9 @@ impl Target {
             address,
             pid: Some(child.id()),
             loops: None,
+            others: Vec::new(),
+            broker: None,
+            placement: None,
             child: Some(child),
             _folder: None,
             _stalled: None,
@@ -213,7 +296,7 @@ impl Drop for Target {
 }
 
 /// A port that nobody has, by TCP or by UDP.
-fn free_port(host: IpAddr) -> std::io::Result<u16> {
+pub fn free_port(host: IpAddr) -> std::io::Result<u16> {
     let mut last = None;
     for _ in 0..100 {
         let held = TcpListener::bind((host, 0))?;
@@ -261,6 +344,7 @@ fn settings(
     host: IpAddr,
     folder: &Path,
     stalled: Option<&TcpListener>,
+    broker: Option<&Broker>,
 ) -> Result<String, String> {
     let mut settings = Map::from_iter([
         ("host".to_owned(), json!(host.to_string())),
@@ -274,6 +358,9 @@ fn settings(
         ("compression_enabled".to_owned(), json!(workload.compression)),
         ("log_level".to_owned(), json!("warn")),
     ]);
+    if workload.scenario == Kind::Match {
+        settings.insert("max_match_waiting".to_owned(), json!(10_000_000));
+    }
     if workload.scenario == Kind::SlowReaders {
         // What is shown is what the defaults do for those who read slowly.
         settings.retain(|key, _| !key.starts_with("send_buffer_"));
@@ -283,6 +370,7 @@ fn settings(
         settings.extend(DATAGRAM_LIMITS.iter().map(|limit| ((*limit).to_owned(), json!(0))));
     }
     settings.extend(seekers::settings(workload, stalled, folder)?);
+    settings.extend(broker.map(Broker::settings).unwrap_or_default());
     if workload.tls {
         let certified =
             rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).map_err(|error| error.to_string())?;

@@ -59,15 +59,20 @@ impl Workers {
                 return Err("a worker without streams".to_owned());
             };
             let job = Job {
-                workload: workload.clone(),
+                workload: Workload {
+                    placement: target.placement.unwrap_or(workload.placement),
+                    ..workload.clone()
+                },
                 wire: target.wire,
                 address: target.address,
+                nodes: target.addresses(),
                 worker,
                 workers: count,
                 run: run.clone(),
                 source: source(worker, target.address.ip()),
                 core: (!cores.is_empty()).then(|| cores[worker % cores.len()]),
                 pid: target.pid,
+                broker: target.broker.is_some(),
                 loops: target.loops,
             };
             let line = serde_json::to_string(&job).map_err(|error| error.to_string())?;

@@ -18,9 +18,11 @@ use crate::worker::io::Io;
 use crate::worker::protocol::Job;
 use crate::worker::setup;
 
-/// A worker's players, and after them those who wait.
+/// A worker's players; after them are numbered those who wait.
 pub struct Matching {
     players: Vec<Player>,
+    /// How many wait beside them.
+    others: usize,
     /// How many of them play.
     playing: usize,
     namespace_size: usize,
@@ -33,6 +35,9 @@ pub struct Matching {
     half: HashMap<String, Half>,
     pace: Pace,
     sending: bool,
+    /// Namespaces in which each of those waits who are beside the players, and answers that they still have to get.
+    waits: usize,
+    unanswered: usize,
 }
 
 struct Player {
@@ -85,23 +90,16 @@ impl Matching {
         let namespaces = playing.div_ceil(namespace_size).max(1);
         let waiting = share(job, job.workload.peers);
         let player = |peer: usize| {
-            let (space, class, criteria) = if peer < playing {
-                // Two kinds of game in each namespace, with an even number of players each. Who is odd writes the same
-                // criteria in another way.
-                let (space, tier) = (peer / namespace_size, peer % namespace_size / 2 % 2);
-                let criteria = match peer % 2 {
-                    0 => format!(r#"{{"mode":"ranked","tier":{tier},"map":"dunes"}}"#),
-                    _ => format!(r#"{{"map":"dunes","tier":{tier}.0,"mode":"ranked"}}"#),
-                };
-                (space, 2 * space + tier, criteria)
-            } else {
-                let criteria = format!(r#"{{"mode":"ranked","tier":{peer},"map":"nowhere"}}"#);
-                (peer % namespaces, 2 * namespaces + peer - playing, criteria)
+            // Two kinds of game in each namespace, with an even number of players each. Who is odd writes the same
+            // criteria in another way.
+            let (space, tier) = (peer / namespace_size, peer % namespace_size / 2 % 2);
+            let class = 2 * space + tier;
+            let criteria = match peer % 2 {
+                0 => format!(r#"{{"mode":"ranked","tier":{tier},"map":"dunes"}}"#),
+                _ => format!(r#"{{"map":"dunes","tier":{tier}.0,"mode":"ranked"}}"#),
             };
             let namespace = setup::namespace(job, &format!("match-{space}"));
-            let text = format!(
-                r#"{{"type":"match","payload":{{"namespace":"{namespace}","group_size":2,"criteria":{criteria}}}}}"#
-            );
+            let text = request(&namespace, &criteria);
             Player {
                 slot: usize::MAX,
                 class,
@@ -114,15 +112,18 @@ impl Matching {
             }
         };
         Self {
-            players: (0..playing + waiting).map(player).collect(),
+            players: (0..playing).map(player).collect(),
+            others: waiting,
             playing,
             namespace_size,
             asked: 0,
-            waiting: vec![0; 2 * namespaces + waiting],
+            waiting: vec![0; 2 * namespaces],
             by_fingerprint: (0..playing).map(|peer| (setup::fingerprint(job, peer), peer)).collect(),
             half: HashMap::new(),
             pace: Pace::new(job),
             sending: false,
+            waits: job.workload.waits,
+            unanswered: waiting * job.workload.waits,
         }
     }
 
@@ -139,6 +140,32 @@ impl Matching {
         io.append(player.slot, |out| out.extend_from_slice(&player.request));
     }
 
+    /// One who waits beside the players asks in all its namespaces, for what nobody else wants.
+    fn ask_everywhere(&self, io: &mut Io, peer: usize, slot: usize) {
+        for space in 0..self.waits {
+            let namespace = setup::namespace(&io.job, &format!("match-{}", (peer + space) % self.spaces()));
+            let criteria = format!(r#"{{"mode":"ranked","tier":{peer},"map":"nowhere"}}"#);
+            let frame = message::frame(&request(&namespace, &criteria), io.job.workload.compression);
+            io.append(slot, |out| out.extend_from_slice(&frame));
+        }
+    }
+
+    /// Namespaces of all players, and no fewer than one peer waits in.
+    fn spaces(&self) -> usize {
+        self.playing.div_ceil(self.namespace_size).max(self.waits)
+    }
+
+    /// What one who waits is told: that it waits, once for each request.
+    fn on_waiting(&mut self, io: &mut Io, peer: usize, text: &[u8]) {
+        let waits = Message::read(text).is_some_and(|message| {
+            message.kind == "match" && message.payload_as().is_some_and(|p: Waiting<'_>| p.status == "waiting")
+        });
+        match self.unanswered.checked_sub(1) {
+            Some(left) if waits => self.unanswered = left,
+            _ => io.fail(format!("peer {peer}, who waits, got {}", show(text))),
+        }
+    }
+
     /// The request of a player is answered for good.
     fn free(&mut self, peer: usize) {
         let player = &mut self.players[peer];
@@ -152,7 +179,7 @@ impl Matching {
 
     /// A free player's next request, if there is one.
     fn go_on(&mut self, io: &mut Io, peer: usize) {
-        if !self.sending || peer >= self.playing {
+        if !self.sending {
             return;
         }
         let left_ns = match self.pace.is_open() {
@@ -270,16 +297,20 @@ impl Matching {
 
 impl Scenario for Matching {
     fn peers(&self) -> usize {
-        self.players.len()
+        self.playing + self.others
     }
 
     fn on_ready(&mut self, io: &mut Io, slot: usize) {
         let peer = io.links[slot].peer;
-        self.players[peer].slot = slot;
-        if peer >= self.playing {
-            let now_ns = io.now_ns();
-            self.ask(io, peer, now_ns);
+        match self.players.get_mut(peer) {
+            Some(player) => player.slot = slot,
+            None => self.ask_everywhere(io, peer, slot),
         }
+    }
+
+    /// What is measured is measured with all of them waiting.
+    fn settle(&mut self, io: &mut Io) -> bool {
+        self.unanswered == 0 || io.failed > 0
     }
 
     fn start(&mut self, io: &mut Io) {
@@ -318,7 +349,10 @@ impl Scenario for Matching {
 
     fn on_input(&mut self, io: &mut Io, slot: usize, bytes: &[u8]) -> usize {
         let peer = io.links[slot].peer;
-        inbox::each(io, slot, bytes, |io, text| self.on_text(io, peer, text))
+        match peer < self.playing {
+            true => inbox::each(io, slot, bytes, |io, text| self.on_text(io, peer, text)),
+            false => inbox::each(io, slot, bytes, |io, text| self.on_waiting(io, peer, text)),
+        }
     }
 
     fn on_turn(&mut self, io: &mut Io) -> Option<Duration> {
@@ -335,4 +369,9 @@ impl Scenario for Matching {
         // The poll sleeps in whole milliseconds, which is too long: it spins.
         Some(Duration::ZERO)
     }
+}
+
+/// What a player asks for: an opponent.
+fn request(namespace: &str, criteria: &str) -> String {
+    format!(r#"{{"type":"match","payload":{{"namespace":"{namespace}","group_size":2,"criteria":{criteria}}}}}"#)
 }

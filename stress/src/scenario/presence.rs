@@ -23,8 +23,10 @@ use crate::worker::io::Io;
 use crate::worker::protocol::Job;
 use crate::worker::setup;
 
-/// How many join at once in the set-up.
+/// How many join at once in the set-up. With a broker a list may have those in it who joined just after: one, so that it is
+/// known who is told of whom.
 const JOINING: usize = 64;
+const JOINING_BY_BROKER: usize = 1;
 
 /// A worker's namespaces.
 pub struct Presence {
@@ -38,6 +40,7 @@ pub struct Presence {
     reconnect: bool,
     /// Whether who leaves must have been told of everything before.
     strict: bool,
+    joining: usize,
     sending: bool,
     began_ns: u64,
     due: u64,
@@ -115,6 +118,7 @@ impl Presence {
             away: ((leaves / 4.0) as usize).min((size - 1) / 4),
             reconnect: workload.reconnect,
             strict: job.loops == Some(1) && !workload.reconnect,
+            joining: if job.broker { JOINING_BY_BROKER } else { JOINING },
             sending: false,
             began_ns: 0,
             due: 0,
@@ -381,7 +385,7 @@ impl Presence {
     /// that leave the server together cost it one write.
     fn fill(&mut self, io: &mut Io) {
         while self.awaited == 0 && self.filled < self.members.len() {
-            let until = (self.filled + JOINING).min(self.members.len());
+            let until = (self.filled + self.joining).min(self.members.len());
             for peer in self.filled..until {
                 let group = &self.groups[peer / self.size];
                 io.append(self.members[peer].slot, |out| out.extend_from_slice(&group.join));

@@ -79,10 +79,9 @@ impl Signal {
         let wanted = share(job, workload.pairs);
         let idle = share(job, workload.peers.saturating_sub(2 * workload.pairs));
         // Twice as many candidates as needed find enough pairs of the wanted kind on any number of loops that is usual.
-        let spare = if workload.placement == Placement::Any {
-            0
-        } else {
-            4 * wanted + 16
+        let spare = match workload.placement.is_of_loops() {
+            true => 4 * wanted + 16,
+            false => 0,
         };
         let peers = 2 * wanted + spare + idle;
         Self {
@@ -105,7 +104,7 @@ impl Signal {
 
     /// Senders and receivers, by peer.
     fn choose(&self, io: &mut Io) -> Result<Vec<(usize, usize)>, String> {
-        if self.placement == Placement::Any || io.job.wire == Wire::Floor {
+        if !self.placement.is_of_loops() || io.job.wire == Wire::Floor {
             return Ok((0..self.wanted).map(|pair| (2 * pair, 2 * pair + 1)).collect());
         }
         let places = place::loops(io, &self.slots)?;
@@ -269,9 +268,9 @@ impl Scenario for Signal {
     }
 
     fn namespaces(&self, peer: usize) -> Vec<String> {
-        match self.placement {
-            Placement::Any => vec![format!("signal-{}", peer / self.namespace_size)],
-            _ => vec!["signal".to_owned()],
+        match self.placement.is_of_loops() {
+            true => vec!["signal".to_owned()],
+            false => vec![format!("signal-{}", peer / self.namespace_size)],
         }
     }
 

@@ -141,7 +141,7 @@ impl Io {
     /// # Errors
     /// No descriptor or port is left.
     pub fn open(&mut self, peer: usize) -> io::Result<usize> {
-        let address = self.job.address;
+        let address = self.job.node_of(peer);
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM.nonblocking(),

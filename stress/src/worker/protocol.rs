@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::workload::Workload;
+use crate::workload::{Kind, Placement, Workload};
 
 /// What a worker is to do; the first line that it reads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub struct Job {
     pub wire: Wire,
     /// Where that listens.
     pub address: SocketAddr,
+    /// Where all nodes of it listen; that is the first.
+    pub nodes: Vec<SocketAddr>,
     /// Which worker this is, of how many.
     pub worker: usize,
     /// How many workers share the workload.
@@ -31,8 +33,24 @@ pub struct Job {
     pub core: Option<usize>,
     /// The server's process, if it is on this machine.
     pub pid: Option<u32>,
+    /// Whether a broker has the say over namespaces: who joins is then answered with what was true a moment after its join.
+    pub broker: bool,
     /// The server's event loops, if that is known.
     pub loops: Option<usize>,
+}
+
+impl Job {
+    /// Where a peer connects. The two of a pair, and the members of a namespace, are on as many nodes as there are, unless
+    /// they are to be on one.
+    pub fn node_of(&self, peer: usize) -> SocketAddr {
+        let turn = match (self.workload.placement, self.workload.scenario) {
+            (Placement::SameNode, Kind::Signal) => peer / 2,
+            (Placement::SameNode, _) => peer / self.workload.namespace_size,
+            _ => peer,
+        };
+        let nodes = self.nodes.len().max(1);
+        self.nodes.get(turn % nodes).copied().unwrap_or(self.address)
+    }
 }
 
 /// What is spoken.
