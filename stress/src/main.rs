@@ -115,6 +115,9 @@ struct How {
     /// Counts system calls, with `perf`
     #[arg(long)]
     system_calls: bool,
+    /// Fails if anything is refused
+    #[arg(long)]
+    no_refusals: bool,
     /// Prints JSON
     #[arg(long)]
     json: bool,
@@ -203,7 +206,8 @@ fn measure(workload: &str, settings: &[String], targets: &[String], how: &How) -
         println!("{}", report::compare(&outcomes));
     }
     let mut sound = true;
-    for session in sessions {
+    for mut session in sessions {
+        sound &= !how.no_refusals || session.nothing_was_refused()?;
         sound &= session.close();
     }
     for outcomes in &outcomes {

@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::control::SetUp;
+use crate::control::broker::IN_MSGS;
 use crate::control::costs::Costs;
 use crate::worker::protocol::{Counts, Report};
 
@@ -55,6 +56,10 @@ pub struct Outcome {
     pub connect_cpu_us: f64,
     /// Bytes of the server's process for each of them: what it grew while they connected.
     pub connection_rss: f64,
+    /// Waiting match requests that were met in the end.
+    pub met: u64,
+    /// In how many seconds.
+    pub met_seconds: f64,
     /// Each node of a cluster.
     pub nodes: Vec<Node>,
     /// What connects them.
@@ -152,6 +157,8 @@ impl Outcome {
             connects_per_second: connections / set_up.elapsed.as_secs_f64(),
             connect_cpu_us: is.sum.cpu_ns.saturating_sub(was.sum.cpu_ns) as f64 / 1e3 / connections,
             connection_rss: is.sum.rss.saturating_sub(was.sum.rss) as f64 / connections,
+            met: report.met.0,
+            met_seconds: report.met.1,
             nodes: Node::all(before, after, messages),
             broker: Broker::new((before, after), messages, (was, is), connections),
             failures: report.failures.clone(),
@@ -187,7 +194,9 @@ impl Broker {
                 let more = calls.saturating_sub(then.get(name).copied().unwrap_or(0));
                 (name.clone(), more as f64 / over)
             });
-            by_name.filter(|(_, share)| *share > 0.0).collect()
+            by_name
+                .filter(|(name, share)| *share > 0.0 || name == IN_MSGS)
+                .collect()
         };
         Some(Self {
             cpu_ns: after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / messages,
@@ -254,7 +263,9 @@ pub const ROWS: &[Row] = &[
     ("nodes and broker CPU, ns/message", 1, |o| {
         broker(o, |b| b.cpu_ns + o.cpu_ns)
     }),
-    ("broker publishes/message", 3, |o| broker(o, |b| b.calls(&["publish"]))),
+    ("broker publishes/message", 3, |o| {
+        broker(o, |b| b.calls(&["publish", IN_MSGS]))
+    }),
     ("broker scripts/message", 3, |o| {
         broker(o, |b| b.calls(&["evalsha", "eval"]))
     }),
@@ -271,6 +282,9 @@ pub const ROWS: &[Row] = &[
     ("lost", 0, |o| o.lost as f64),
     ("connections closed", 0, |o| o.closed as f64),
     ("connections", 0, |o| o.connections as f64),
+    ("set-up, s", 2, |o| o.connections as f64 / o.connects_per_second),
+    ("waiting requests met", 0, |o| some(o.met as f64)),
+    ("these met in, s", 2, |o| some(o.met_seconds)),
     ("connections made/s", 0, |o| o.connects_per_second),
     ("server CPU, us/connection", 1, |o| o.connect_cpu_us),
     ("broker CPU, us/connection", 1, |o| broker(o, |b| b.connect_cpu_us)),
@@ -283,6 +297,11 @@ pub const ROWS: &[Row] = &[
 /// A figure of the broker; not a number where there is none.
 fn broker(outcome: &Outcome, figure: impl Fn(&Broker) -> f64) -> f64 {
     outcome.broker.as_ref().map_or(f64::NAN, figure)
+}
+
+/// A figure that is not there where it is 0.
+fn some(figure: f64) -> f64 {
+    if figure > 0.0 { figure } else { f64::NAN }
 }
 
 /// An empty table with these column heads.
@@ -306,8 +325,9 @@ pub fn compare(targets: &[Vec<Outcome>]) -> Table {
     }
     let mut table = table(heads);
     for (name, digits, figure) in ROWS {
-        // Without a broker there is nothing to say of it.
-        if name.contains("broker") && targets.iter().flatten().all(|outcome| outcome.broker.is_none()) {
+        // Without a broker there is nothing to say of it, nor of requests where nobody waits.
+        let is_special = name.contains("broker") || name.contains(" met");
+        if is_special && targets.iter().flatten().all(|outcome| figure(outcome).is_nan()) {
             continue;
         }
         let mut row = vec![(*name).to_owned()];

@@ -30,6 +30,8 @@ pub struct Workload {
     pub seekers_waiting: usize,
     /// With `match`: namespaces in which each of those who wait for nobody waits.
     pub waits: usize,
+    /// With `match`: whether those are met in the end, each request of theirs by one of a player.
+    pub meet: bool,
     /// Members of each namespace.
     pub namespace_size: usize,
     /// Messages, requests, joins, connections, rooms or evenings a second, of all workers together; 0: as fast as answers come.
@@ -67,6 +69,8 @@ pub enum Kind {
     Broadcast,
     /// Peers connect, register, join, and then do nothing.
     Idle,
+    /// The same on several nodes, of which the last is killed.
+    NodeLoss,
     /// Peers connect, register, join and vanish: each next when an earlier one is ready, or at a fixed rate.
     Connect,
     /// Members of namespaces leave and join again: each next when all were told of an earlier one, or at a fixed rate.
@@ -158,6 +162,7 @@ impl Default for Workload {
             peers: 0,
             seekers_waiting: 0,
             waits: 1,
+            meet: false,
             namespace_size: 2,
             rate: 0.0,
             placement: Placement::Any,
@@ -220,6 +225,14 @@ impl Workload {
             (
                 self.peers > 0 || self.scenario != Kind::Idle,
                 "idle needs a number of peers",
+            ),
+            (
+                self.peers >= self.namespace_size && self.namespace_size >= 2 || self.scenario != Kind::NodeLoss,
+                "node-loss needs a number of peers, and a namespace_size of at least 2",
+            ),
+            (
+                self.seconds >= 5.0 || self.scenario != Kind::NodeLoss,
+                "node-loss needs seconds=5 or more: so long may it take until a node counts as lost",
             ),
             (
                 self.peers > 0 || self.scenario != Kind::Connect,
@@ -314,7 +327,7 @@ impl Workload {
         match self.scenario {
             Kind::Signal if !self.placement.is_of_loops() => self.peers.max(2 * self.pairs) + self.seekers_waiting,
             Kind::Signal => self.peers.max(6 * self.pairs + 16) + self.seekers_waiting,
-            Kind::Broadcast | Kind::Presence => self.groups() * self.namespace_size,
+            Kind::Broadcast | Kind::Presence | Kind::NodeLoss => self.groups() * self.namespace_size,
             Kind::Idle | Kind::Connect => self.peers,
             Kind::SlowReaders => 2 * (self.pairs + self.peers),
             Kind::Ping | Kind::Mixed => self.peers_or_some(),

@@ -22,8 +22,8 @@ fn run(how: &str, nodes: &str, workload: &[&str]) -> Output {
     let command = &mut stress();
     command.args(["--nodes", nodes, "--broker", "redis", "--target", &target]);
     command
-        .args(workload)
-        .args(["warm_up=0.05", "seconds=0.3"])
+        .args([workload[0], "warm_up=0.05", "seconds=0.3"])
+        .args(&workload[1..])
         .output()
         .unwrap()
 }
@@ -52,6 +52,8 @@ fn a_cluster_is_measured_with_its_broker_and_leaves_nothing_there() {
         &["signal", "pairs=4", "rate=500"],
         &["broadcast", "peers=30", "namespace_size=10", "window=3"],
         &["presence", "peers=12", "namespace_size=6"],
+        &["presence", "peers=40", "namespace_size=20", "window=4"],
+        &["presence", "peers=60", "namespace_size=60", "rate=200"],
         &["match", "pairs=4", "namespace_size=8", "peers=5", "waits=7"],
         &["connect", "peers=6", "window=2"],
     ];
@@ -85,11 +87,42 @@ fn pairs_on_two_nodes_need_the_broker_and_pairs_on_one_do_not() {
     assert_eq!(publishes("@same-node", "3"), None);
     let alone = round(&run("@alone", "3", &["signal", "pairs=4"]));
     assert!(alone["broker"].is_null());
-    let many = run("", "3", &["presence", "peers=6", "namespace_size=6", "window=2"]);
-    assert!(String::from_utf8_lossy(&many.stderr).contains("one change at a time"));
+    let again = run("", "3", &["presence", "peers=6", "namespace_size=6", "reconnect=true"]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("no reconnect"));
     let nobody = run("@cross-node", "1", &["signal"]);
     assert_eq!(nobody.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("give --nodes"));
+}
+
+#[test]
+fn those_who_waited_are_met_in_the_end_each_request_once() {
+    if !redis_is_there() {
+        return;
+    }
+    let round = round(&run("", "3", &["match", "pairs=3", "peers=10", "waits=9", "meet=true"]));
+    assert_eq!((&round["met"], &round["failed"]), (&90.into(), &0.into()), "{round}");
+    assert!(round["met_seconds"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn who_was_on_a_killed_node_is_gone_for_all_others_and_for_nobody_else() {
+    if !redis_is_there() {
+        return;
+    }
+    let round = round(&run(
+        "",
+        "3",
+        &["node-loss", "peers=12", "namespace_size=6", "seconds=5"],
+    ));
+    assert_eq!(round["failed"], 0, "{round}");
+    let latest = round["latency_us"]["max"].as_f64().unwrap();
+    assert!((1e6..7e6).contains(&latest), "{round}");
+    let alone = run(
+        "@alone",
+        "1",
+        &["node-loss", "peers=12", "namespace_size=6", "seconds=5"],
+    );
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("give --nodes"));
 }
 
 #[test]

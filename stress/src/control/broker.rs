@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -33,8 +33,9 @@ pub struct Broker {
     kind: Kind,
     child: Child,
     folder: TempDir,
-    /// Where it listens, if that is a port.
+    /// Where it listens, if that is a port, and where it tells what it did.
     address: SocketAddr,
+    monitor: SocketAddr,
 }
 
 impl Broker {
@@ -45,14 +46,17 @@ impl Broker {
     pub fn start(kind: Kind, cores: &[usize]) -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let port = match kind {
-            Kind::Redis => 0,
-            Kind::Nats => free_port(host).map_err(|error| error.to_string())?,
+        let port = || match kind {
+            Kind::Redis => Ok(0),
+            Kind::Nats => free_port(host).map_err(|error| error.to_string()),
         };
-        let address = SocketAddr::new(host, port);
+        let (address, monitor) = (SocketAddr::new(host, port()?), SocketAddr::new(host, port()?));
         let (program, arguments) = match kind {
             Kind::Redis => ("redis-server", redis_arguments(&folder.path().join(SOCKET))),
-            Kind::Nats => ("nats-server", nats_arguments(address, folder.path().join("store"))),
+            Kind::Nats => (
+                "nats-server",
+                nats_arguments(address, monitor, &folder.path().join("store")),
+            ),
         };
         let log = File::create(folder.path().join("log")).map_err(|error| error.to_string())?;
         let other = log.try_clone().map_err(|error| error.to_string())?;
@@ -65,6 +69,7 @@ impl Broker {
             child,
             folder,
             address,
+            monitor,
         };
         let deadline = Instant::now() + START_MAX;
         while !broker.answers() {
@@ -99,23 +104,34 @@ impl Broker {
         Map::from_iter([("broker_type".to_owned(), json!(kind)), own])
     }
 
-    /// How often each command was called since its start, also from scripts. Empty where a broker does not count them.
+    /// How often each command was called since its start, also from scripts. NATS counts messages that came and that went
+    /// out to each who hears them; what comes has all commands, and what it is told by the nodes for itself.
     pub fn commands(&self) -> BTreeMap<String, u64> {
-        let stats = match self.kind {
-            Kind::Redis => self.ask("INFO commandstats").unwrap_or_default(),
-            Kind::Nats => String::new(),
-        };
-        stats.lines().filter_map(command).collect()
+        if self.kind == Kind::Redis {
+            let stats = self.ask("INFO commandstats").unwrap_or_default();
+            return stats.lines().filter_map(command).collect();
+        }
+        let stats: Value = get(self.monitor, "/varz")
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default();
+        let names = [IN_MSGS, "out_msgs"].into_iter();
+        names
+            .filter_map(|name| Some((name.to_owned(), stats[name].as_u64()?)))
+            .collect()
     }
 
-    /// What the nodes keep there of sessions, namespaces and requests, by name; None: it cannot be asked.
-    pub fn entries(&self) -> Option<Vec<String>> {
-        match self.kind {
-            Kind::Redis => self.ask(&format!("KEYS {ENTRIES}")).ok().map(|keys| {
+    /// What the nodes keep there of sessions, namespaces and requests, by name. Nothing in NATS: there that is in the nodes.
+    pub fn entries(&self) -> Vec<String> {
+        if self.kind == Kind::Nats {
+            return Vec::new();
+        }
+        match self.ask(&format!("KEYS {ENTRIES}")) {
+            Ok(keys) => {
                 let names = keys.lines().filter(|line| line.starts_with("peer:"));
                 names.map(ToOwned::to_owned).collect()
-            }),
-            Kind::Nats => None,
+            }
+            Err(error) => vec![error.to_string()],
         }
     }
 
@@ -126,7 +142,10 @@ impl Broker {
     fn answers(&self) -> bool {
         match self.kind {
             Kind::Redis => self.ask("PING").is_ok(),
-            Kind::Nats => TcpStream::connect_timeout(&self.address, Duration::from_millis(200)).is_ok(),
+            Kind::Nats => {
+                TcpStream::connect_timeout(&self.address, Duration::from_millis(200)).is_ok()
+                    && get(self.monitor, "/varz").is_ok()
+            }
         }
     }
 
@@ -153,7 +172,7 @@ impl Drop for Broker {
     }
 }
 
-fn redis_arguments(socket: &std::path::Path) -> Vec<String> {
+fn redis_arguments(socket: &Path) -> Vec<String> {
     let folder = socket.parent().unwrap_or(socket);
     let words = [
         "--port",
@@ -172,10 +191,37 @@ fn redis_arguments(socket: &std::path::Path) -> Vec<String> {
     words.map(ToOwned::to_owned).to_vec()
 }
 
-fn nats_arguments(address: SocketAddr, store: PathBuf) -> Vec<String> {
-    let (host, port, store) = (address.ip().to_string(), address.port().to_string(), store);
-    let words = ["-a", &host, "-p", &port, "-js", "-sd", &store.to_string_lossy()];
+fn nats_arguments(address: SocketAddr, monitor: SocketAddr, store: &Path) -> Vec<String> {
+    let (host, port, monitor) = (
+        address.ip().to_string(),
+        address.port().to_string(),
+        monitor.port().to_string(),
+    );
+    let words = [
+        "-a",
+        &host,
+        "-p",
+        &port,
+        "-m",
+        &monitor,
+        "-js",
+        "-sd",
+        &store.to_string_lossy(),
+    ];
     words.map(ToOwned::to_owned).to_vec()
+}
+
+/// The body of an answer to `GET`, by HTTP/1.0.
+pub fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
+        _ => Err(std::io::Error::other(answer)),
+    }
 }
 
 /// A line of `INFO commandstats`: `cmdstat_publish:calls=3,usec=…`.
@@ -185,6 +231,8 @@ fn command(line: &str) -> Option<(String, u64)> {
     Some((name.to_owned(), calls.parse().ok()?))
 }
 
+/// What NATS calls the messages that came to it.
+pub const IN_MSGS: &str = "in_msgs";
 const SOCKET: &str = "redis";
 /// As long as a broker may take to answer.
 const START_MAX: Duration = Duration::from_secs(10);

@@ -21,7 +21,7 @@ use self::target::{Options, Target};
 use self::workers::Workers;
 use crate::report::Outcome;
 use crate::worker::protocol::histogram;
-use crate::workload::Workload;
+use crate::workload::{Kind, Workload};
 
 /// How a measurement is made, besides its workload.
 #[derive(Clone, Debug)]
@@ -49,6 +49,8 @@ pub struct Session {
     workload: Workload,
     plan: Plan,
     workers: Workers,
+    /// How long what is under way may take.
+    patience: Duration,
 }
 
 /// What it cost to connect everything.
@@ -62,6 +64,8 @@ pub struct SetUp {
     pub samples: (Costs, Costs),
 }
 
+/// As long as what is under way may take.
+const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// After so long, what is left of connections that ended stays.
 const LEFT_MAX: Duration = Duration::from_secs(60);
 /// Connections of one worker process: below the usual limits of descriptors and of ports.
@@ -89,7 +93,13 @@ impl Session {
             elapsed: began.elapsed(),
             samples: (before, costs::take(&target)),
         };
+        let requests = if workload.meet {
+            workload.requests_that_wait()
+        } else {
+            0
+        };
         Ok(Self {
+            patience: PAUSE_MAX + Duration::from_micros(requests * 1000),
             set_up,
             latency: histogram(),
             target,
@@ -108,13 +118,17 @@ impl Session {
         sleep(Duration::from_secs_f64(self.workload.warm_up));
         self.workers.forget()?;
         let (before, started, counts_before) = (costs::take(&self.target), Instant::now(), self.workers.mark()?);
+        if self.workload.scenario == Kind::NodeLoss {
+            self.target.kill_last();
+            self.workers.node_lost()?;
+        }
         sleep(Duration::from_secs_f64(self.workload.seconds));
         let (after, elapsed, counts_after) = (costs::take(&self.target), started.elapsed(), self.workers.mark()?);
         let calls = match (self.plan.system_calls, self.target.pid) {
             (true, Some(pid)) => self.count_calls(pid)?,
             _ => None,
         };
-        self.workers.pause()?;
+        self.workers.pause(self.patience)?;
         let (latency, report) = self.workers.report()?;
         self.latency = latency;
         Ok(Outcome::new(
@@ -133,31 +147,39 @@ impl Session {
     pub fn close(self) -> bool {
         let Self { target, workers, .. } = self;
         drop(workers);
-        let Some(broker) = &target.broker else { return true };
+        if target.broker.is_none() {
+            return true;
+        }
         let began = Instant::now();
         loop {
-            match broker.entries() {
-                Some(left) if !left.is_empty() && began.elapsed() > LEFT_MAX => {
-                    let some: Vec<&str> = left.iter().take(5).map(String::as_str).collect();
-                    eprintln!(
-                        "FAIL {}: {} entries are left: {}",
-                        target.name,
-                        left.len(),
-                        some.join(", ")
-                    );
-                    return false;
+            let left = target.left();
+            if left.is_empty() {
+                if !self.plan.quiet {
+                    let elapsed = began.elapsed().as_secs_f64();
+                    eprintln!("{}: all gone after {elapsed:.2} s", target.name);
                 }
-                Some(left) if !left.is_empty() => sleep(Duration::from_millis(20)),
-                Some(_) => {
-                    if !self.plan.quiet {
-                        let elapsed = began.elapsed().as_secs_f64();
-                        eprintln!("{}: all gone from the broker after {elapsed:.2} s", target.name);
-                    }
-                    return true;
-                }
-                None => return true,
+                return true;
             }
+            if began.elapsed() > LEFT_MAX {
+                let some: Vec<&str> = left.iter().take(5).map(String::as_str).collect();
+                let (name, number) = (&target.name, left.len());
+                eprintln!("FAIL {name}: {number} things are left: {}", some.join(", "));
+                return false;
+            }
+            sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Whether nothing was refused from the beginning to now; says what was.
+    ///
+    /// # Errors
+    /// A worker has ended or does not answer.
+    pub fn nothing_was_refused(&mut self) -> Result<bool, String> {
+        let refused = self.workers.mark()?.refused;
+        if refused > 0 {
+            eprintln!("FAIL {}: {refused} messages or requests were refused", self.target.name);
+        }
+        Ok(refused == 0)
     }
 
     /// System calls of the server for each message that arrives. The counter attaches some time after it was started, so

@@ -139,13 +139,13 @@ impl Target {
             "cross-node" => (Some(Placement::CrossNode), options.broker),
             _ => return Err(format!("{name}: after @ comes `same-node`, `cross-node` or `alone`")),
         };
-        let of_nodes = placement.unwrap_or(workload.placement).is_of_nodes();
+        let of_nodes = placement.unwrap_or(workload.placement).is_of_nodes() || workload.scenario == Kind::NodeLoss;
         if of_nodes && (kind.is_none() || options.nodes < 2) {
             return Err(format!("{name}: a placement on nodes needs several: give --nodes"));
         }
-        if kind.is_some() && workload.scenario == Kind::Presence && (workload.window > 1 || workload.rate > 0.0) {
+        if kind.is_some() && workload.scenario == Kind::Presence && workload.reconnect {
             return Err(format!(
-                "{name}: with a broker presence is proved for one change at a time: window=1, no rate"
+                "{name}: with a broker presence is proved by the list of who joins again on its connection: no reconnect"
             ));
         }
         let broker = kind.map(|kind| Broker::start(kind, &options.cores)).transpose()?;
@@ -186,6 +186,30 @@ impl Target {
             .into_iter()
             .chain(self.others.iter().flat_map(Self::pids))
             .collect()
+    }
+
+    /// Kills the last node.
+    pub fn kill_last(&mut self) {
+        if let Some(child) = self.others.last_mut().and_then(|node| node.child.as_mut()) {
+            // It cannot have ended by itself unseen: its connections would have.
+            let _ = child.kill();
+        }
+    }
+
+    /// What is left of sessions, namespaces and requests: at the broker, and as the nodes that run count them.
+    pub fn left(&self) -> Vec<String> {
+        let mut left = self.broker.as_ref().map_or(Vec::new(), Broker::entries);
+        for address in self.addresses() {
+            // A node that was killed counts nothing.
+            let Ok(stats) = broker::get(address, "/stats") else {
+                continue;
+            };
+            let stats: Value = serde_json::from_str(&stats).unwrap_or_default();
+            if stats["total_peers"] != 0 || stats["node_peers"] != 0 || stats["namespaces"] != json!({}) {
+                left.push(format!("{address} counts {stats}"));
+            }
+        }
+        left
     }
 
     /// Where all nodes listen.

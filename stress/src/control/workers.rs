@@ -173,15 +173,21 @@ impl Workers {
         Ok(counts.iter().fold(Counts::default(), |sum, counts| sum.plus(counts)))
     }
 
-    /// Stops the sending and waits until nothing is under way.
+    /// Tells them that the last node was killed.
+    ///
+    /// # Errors
+    /// One has ended.
+    pub fn node_lost(&mut self) -> Result<(), String> {
+        self.tell(Order::NodeLost)
+    }
+
+    /// Stops the sending and waits until nothing is under way, for so long at most.
     ///
     /// # Errors
     /// One has ended or does not answer.
-    pub fn pause(&mut self) -> Result<(), String> {
+    pub fn pause(&mut self, patience: Duration) -> Result<(), String> {
         self.tell(Order::Pause)?;
-        self.gather(Duration::from_secs(20), |notice| {
-            matches!(notice, Notice::Paused).then_some(())
-        })?;
+        self.gather(patience, |notice| matches!(notice, Notice::Paused).then_some(()))?;
         Ok(())
     }
 
@@ -198,6 +204,7 @@ impl Workers {
         let (mut all, mut latency) = (Report::default(), histogram());
         for report in reports {
             all.failed += report.failed;
+            all.met = (all.met.0 + report.met.0, all.met.1.max(report.met.1));
             all.failures.extend(report.failures);
             for (value, count) in report.latency {
                 latency.saturating_record_n(value, count);

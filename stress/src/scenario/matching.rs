@@ -1,6 +1,7 @@
 //! `match`: players ask for an opponent; who is matched asks again. Closed loop: at once. Open loop (`rate`): at fixed times,
 //! and a latency counts from the time at which the request that completes a match should have left. Beside them others ask
-//! for what nobody else wants, and wait until the end.
+//! for what nobody else wants, and wait until the end; or until players meet them there, one request of each by one of a
+//! player.
 //!
 //! Owns: the proof that each match is of two players who wanted the same, that both are told the same, once each, that who
 //! came first was told to wait and the other was not, and that no two players wait who fit.
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::meeting::Meeting;
 use super::message::{self, Message, Peer, show};
 use super::pace::Pace;
 use super::{Scenario, inbox, share};
@@ -35,9 +37,13 @@ pub struct Matching {
     half: HashMap<String, Half>,
     pace: Pace,
     sending: bool,
+    paused: bool,
     /// Namespaces in which each of those waits who are beside the players, and answers that they still have to get.
     waits: usize,
     unanswered: usize,
+    /// Those who wait are met, when nothing else is under way any more.
+    meeting: Option<Meeting>,
+    meet: bool,
 }
 
 struct Player {
@@ -122,8 +128,11 @@ impl Matching {
             half: HashMap::new(),
             pace: Pace::new(job),
             sending: false,
+            paused: false,
             waits: job.workload.waits,
             unanswered: waiting * job.workload.waits,
+            meeting: None,
+            meet: job.workload.meet && waiting > 0 && playing > 0,
         }
     }
 
@@ -143,11 +152,49 @@ impl Matching {
     /// One who waits beside the players asks in all its namespaces, for what nobody else wants.
     fn ask_everywhere(&self, io: &mut Io, peer: usize, slot: usize) {
         for space in 0..self.waits {
-            let namespace = setup::namespace(&io.job, &format!("match-{}", (peer + space) % self.spaces()));
-            let criteria = format!(r#"{{"mode":"ranked","tier":{peer},"map":"nowhere"}}"#);
-            let frame = message::frame(&request(&namespace, &criteria), io.job.workload.compression);
+            let frame = message::frame(&self.nowhere(&io.job, peer, space), io.job.workload.compression);
             io.append(slot, |out| out.extend_from_slice(&frame));
         }
+    }
+
+    /// What one who waits asks for in one of its namespaces.
+    fn nowhere(&self, job: &Job, peer: usize, space: usize) -> String {
+        let namespace = setup::namespace(job, &format!("match-{}", (peer + space) % self.spaces()));
+        let criteria = format!(r#"{{"mode":"ranked","tier":{peer},"map":"nowhere"}}"#);
+        request(&namespace, &criteria)
+    }
+
+    /// A player meets the next of those who wait, in all its namespaces at once.
+    fn meet_next(&mut self, io: &mut Io, player: usize) {
+        let Some(meeting) = &mut self.meeting else { return };
+        let slot = self.players[player].slot;
+        let Some(waiting) = meeting.next(player).filter(|_| io.links.contains(slot)) else {
+            return;
+        };
+        for space in 0..self.waits {
+            let frame = message::frame(&self.nowhere(&io.job, waiting, space), io.job.workload.compression);
+            io.append(slot, |out| out.extend_from_slice(&frame));
+            io.counts.sent += 1;
+        }
+    }
+
+    fn on_met(&mut self, io: &mut Io, peer: usize, text: &[u8]) {
+        let Some(meeting) = &mut self.meeting else { return };
+        match meeting.on_text(peer, text) {
+            Ok(done) => {
+                io.counts.arrived += 1;
+                io.met = (meeting.met(), (io.now_ns() - meeting.began_ns) as f64 / 1e9);
+                if done {
+                    self.meet_next(io, peer);
+                }
+            }
+            Err(why) => io.fail(format!("{peer} got {}: {why}", show(text))),
+        }
+    }
+
+    /// Nothing of the players is under way.
+    fn is_calm(&self) -> bool {
+        self.asked == 0 && self.half.is_empty() && self.waiting.iter().all(|waiting| *waiting <= 1)
     }
 
     /// Namespaces of all players, and no fewer than one peer waits in.
@@ -314,7 +361,10 @@ impl Scenario for Matching {
     }
 
     fn start(&mut self, io: &mut Io) {
-        self.sending = true;
+        if self.meeting.is_some() {
+            return io.fail("those who waited were met: there is no other round");
+        }
+        (self.sending, self.paused) = (true, false);
         let now_ns = io.now_ns();
         self.pace.begin(now_ns);
         if !self.pace.is_open() {
@@ -329,33 +379,43 @@ impl Scenario for Matching {
 
     fn pause(&mut self, _io: &mut Io) {
         self.sending = false;
+        self.paused = true;
         self.players.iter_mut().for_each(|player| player.owed.clear());
     }
 
     fn is_quiet(&self) -> bool {
-        self.asked == 0 && self.half.is_empty() && self.waiting.iter().all(|waiting| *waiting <= 1)
+        self.is_calm() && (!self.meet || self.meeting.as_ref().is_some_and(Meeting::is_over))
     }
 
     fn describe_missing(&self) -> String {
         let unmatched = self.waiting.iter().filter(|waiting| **waiting > 1).count();
         format!(
             "{} requests have no answer, {} matches were told to one player only, in {unmatched} queues of {} players wait \
-             who fit",
+             who fit; of those who waited beside them {} requests were met",
             self.asked,
             self.half.len(),
-            self.namespace_size
+            self.namespace_size,
+            self.meeting.as_ref().map_or(0, Meeting::met),
         )
     }
 
     fn on_input(&mut self, io: &mut Io, slot: usize, bytes: &[u8]) -> usize {
         let peer = io.links[slot].peer;
         match peer < self.playing {
+            _ if self.meeting.is_some() => inbox::each(io, slot, bytes, |io, text| self.on_met(io, peer, text)),
             true => inbox::each(io, slot, bytes, |io, text| self.on_text(io, peer, text)),
             false => inbox::each(io, slot, bytes, |io, text| self.on_waiting(io, peer, text)),
         }
     }
 
     fn on_turn(&mut self, io: &mut Io) -> Option<Duration> {
+        if self.meet && self.meeting.is_none() && self.paused && self.is_calm() {
+            let fingerprints = (0..self.peers())
+                .map(|peer| setup::fingerprint(&io.job, peer))
+                .collect();
+            self.meeting = Some(Meeting::new(io.now_ns(), self.playing, self.waits, fingerprints));
+            (0..self.playing).for_each(|player| self.meet_next(io, player));
+        }
         if !self.pace.is_open() || !self.sending || self.playing == 0 {
             return None;
         }

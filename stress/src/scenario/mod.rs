@@ -8,8 +8,10 @@ mod connect;
 mod idle;
 mod inbox;
 mod matching;
+mod meeting;
 mod message;
 mod mixed;
+mod node_loss;
 mod pace;
 mod pattern;
 mod ping;
@@ -85,6 +87,11 @@ pub trait Scenario {
     /// Start nothing new.
     fn pause(&mut self, io: &mut Io);
 
+    /// A node of the cluster was killed.
+    fn on_node_lost(&mut self, io: &mut Io) {
+        let _ = io;
+    }
+
     /// Whether nothing is under way.
     fn is_quiet(&self) -> bool;
 
@@ -139,6 +146,7 @@ pub fn make(job: &Job) -> Box<dyn Scenario> {
         Kind::Ping => Box::new(ping::Ping::new(job)),
         Kind::Match => Box::new(matching::Matching::new(job)),
         Kind::Mixed => Box::new(mixed::Mixed::new(job)),
+        Kind::NodeLoss => Box::new(node_loss::NodeLoss::new(job)),
         Kind::Rooms => Box::new(rooms::Rooms::new(job)),
         Kind::Stun => Box::new(stun::Stun::new(job)),
         Kind::Punch => Box::new(punch::Punch::new(job)),

@@ -6,10 +6,13 @@
 //! others; from then on every member must get just these bytes at just this place. A namespace has one home, so its members
 //! share one order. Who leaves sends a ping with it: until the pong it is a member up to its own leaving, and nothing comes
 //! until its next list. On a server with one loop it must have been told of all before; between loops, what was on its
-//! way to it when it left may not be delivered. After its list it gets all that follow its own joining.
+//! way to it when it left may not be delivered. After its list it gets all that follow its own joining; with a broker, all
+//! that follow what the list shows, and that is the namespace as it was from its joining on or from a later change on.
 //!
 //! Owns: who is inside, and what each has to be told.
 //! Never: parses what is known; one member of each namespace never leaves, so that somebody is told of everything.
+
+mod catching_up;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -40,7 +43,8 @@ pub struct Presence {
     reconnect: bool,
     /// Whether who leaves must have been told of everything before.
     strict: bool,
-    joining: usize,
+    /// Whether a list may show changes that came after the joining, as a broker has the say.
+    broker: bool,
     sending: bool,
     began_ns: u64,
     due: u64,
@@ -74,6 +78,8 @@ struct Group {
     unseen: usize,
     /// Who waits for a pong or a list.
     moving: usize,
+    /// Who joined, and how much of what came after was in the list is not known yet.
+    catching_up: Vec<usize>,
     next: usize,
 }
 
@@ -90,6 +96,10 @@ struct Member {
     /// Of its joining: whether it has its list, and whether its place is known.
     listed: bool,
     placed: bool,
+    /// Whether it is in, where the log ends.
+    inside: bool,
+    /// How many its list counted, and whom it named.
+    list: (usize, Vec<usize>),
     /// What is told of it when it joins.
     info: Option<Value>,
 }
@@ -100,6 +110,8 @@ enum State {
     Leaving,
     Out,
     Joining,
+    /// It has its list, and was told of nothing since.
+    CatchingUp,
     Gone,
 }
 
@@ -118,7 +130,7 @@ impl Presence {
             away: ((leaves / 4.0) as usize).min((size - 1) / 4),
             reconnect: workload.reconnect,
             strict: job.loops == Some(1) && !workload.reconnect,
-            joining: if job.broker { JOINING_BY_BROKER } else { JOINING },
+            broker: job.broker,
             sending: false,
             began_ns: 0,
             due: 0,
@@ -135,6 +147,7 @@ impl Presence {
 
     /// Begins what is owed, as far as there is somebody for it.
     fn begin(&mut self, io: &mut Io, index: usize) {
+        self.catch_up_all(io, index);
         while let Some(due_ns) = self.groups[index].owed.front().copied() {
             let begun = match self.groups[index].outside > self.away {
                 true => self.join(io, index, due_ns),
@@ -216,6 +229,12 @@ impl Presence {
             if member.state == State::Joining && member.listed {
                 return at;
             }
+            if member.state == State::CatchingUp {
+                match self.catch_up(index, peer, &bytes[at..]) {
+                    true => continue,
+                    false => return at,
+                }
+            }
             let end = self.groups[index].log.end();
             let used = inbox::one(io, slot, &bytes[at..], &mut |io, text| self.on_text(io, peer, text));
             if used == 0 {
@@ -247,6 +266,7 @@ impl Presence {
             }
             (State::Leaving, "pong") => self.on_left(io, index, peer),
             (State::Joining, "peer_list") if message["payload"]["namespace"] == *self.groups[index].name => {
+                self.read_list(io, peer, &message["payload"]);
                 self.on_listed(index, peer);
             }
             _ => io.fail(format!("peer {peer} is {state:?} and got {message}")),
@@ -284,18 +304,25 @@ impl Presence {
         };
         group.unseen -= 1;
         let place = group.log.end();
-        group.inside -= usize::from(!joined);
+        let stay = group.inside - usize::from(!joined);
+        group.inside = stay + usize::from(joined);
         group.log.push(Change {
             frame: Vec::new(),
             peer: subject,
             joined,
             due_ns,
-            left: group.inside,
+            left: stay - group.catching_up.len(),
+            inside: group.inside,
+            over: false,
         });
-        group.inside += usize::from(joined);
+        self.placed.extend(&group.catching_up);
+        member.inside = joined;
         if joined {
             member.cursor = place + 1;
             member.placed = true;
+            if self.broker {
+                group.catching_up.push(subject);
+            }
             self.on_joined(index, subject);
         } else if let Some(stopped) = member.stopped.take() {
             self.excuse(io, index, subject, stopped, place);
@@ -322,6 +349,10 @@ impl Presence {
             Ok(over) => over,
             Err(why) => return io.fail(why),
         };
+        let group = &mut self.groups[index];
+        // What a list shows is compared with the change that it begins with.
+        let cursors = group.catching_up.iter().map(|peer| self.members[*peer].cursor - 1);
+        group.log.forget(cursors.min().unwrap_or(u64::MAX));
         if over && self.rate == 0.0 && self.sending {
             let now_ns = io.now_ns();
             self.groups[index].owed.push_back(now_ns);
@@ -360,7 +391,7 @@ impl Presence {
     fn on_joined(&mut self, index: usize, peer: usize) {
         let member = &mut self.members[peer];
         if member.listed && member.placed {
-            member.state = State::In;
+            member.state = if self.broker { State::CatchingUp } else { State::In };
             self.groups[index].moving -= 1;
             self.placed.push(peer);
         }
@@ -370,7 +401,7 @@ impl Presence {
     fn take_up(&mut self, io: &mut Io) {
         for peer in std::mem::take(&mut self.placed) {
             let slot = self.members[peer].slot;
-            if self.members[peer].state == State::In && !io.links[slot].inbox.is_empty() {
+            if matches!(self.members[peer].state, State::In | State::CatchingUp) && !io.links[slot].inbox.is_empty() {
                 let bytes = std::mem::take(&mut io.links[slot].inbox);
                 let used = self.on_news(io, slot, &bytes);
                 if let Some(link) = io.links.get_mut(slot) {
@@ -385,7 +416,7 @@ impl Presence {
     /// that leave the server together cost it one write.
     fn fill(&mut self, io: &mut Io) {
         while self.awaited == 0 && self.filled < self.members.len() {
-            let until = (self.filled + self.joining).min(self.members.len());
+            let until = (self.filled + if self.broker { JOINING_BY_BROKER } else { JOINING }).min(self.members.len());
             for peer in self.filled..until {
                 let group = &self.groups[peer / self.size];
                 io.append(self.members[peer].slot, |out| out.extend_from_slice(&group.join));
@@ -440,6 +471,7 @@ impl Group {
             owed: VecDeque::new(),
             unseen: 0,
             moving: 0,
+            catching_up: Vec::new(),
             next: 0,
         }
     }
@@ -456,6 +488,8 @@ impl Member {
             left_at: None,
             listed: false,
             placed: false,
+            inside: true,
+            list: (0, Vec::new()),
             info: None,
         }
     }
@@ -520,18 +554,23 @@ impl Scenario for Presence {
     }
 
     fn is_quiet(&self) -> bool {
-        self.groups
-            .iter()
-            .all(|group| group.log.is_empty() && group.unseen == 0 && group.moving == 0)
+        self.groups.iter().enumerate().all(|(index, group)| {
+            let told = group.log.missing() == 0 && group.unseen == 0 && group.moving == 0;
+            told && self.behind(index).next().is_none()
+        })
     }
 
     fn describe_missing(&self) -> String {
         let sum = |count: fn(&Group) -> usize| self.groups.iter().map(count).sum::<usize>();
         format!(
-            "{} deliveries are missing, {} changes were told to nobody, {} peers wait for an answer",
+            "{} deliveries are missing, {} changes were told to nobody, {} peers wait for an answer, {} were told of nothing \
+             since a list that does not show what came after",
             sum(|group| group.log.missing()),
             sum(|group| group.unseen),
             sum(|group| group.moving),
+            (0..self.groups.len())
+                .map(|index| self.behind(index).count())
+                .sum::<usize>(),
         )
     }
 
@@ -543,17 +582,18 @@ impl Scenario for Presence {
     }
 
     fn on_turn(&mut self, io: &mut Io) -> Option<Duration> {
-        while !self.placed.is_empty() {
+        while !self.placed.is_empty() || !self.stirred.is_empty() {
             self.take_up(io);
-        }
-        for index in std::mem::take(&mut self.stirred) {
-            self.begin(io, index);
+            for index in std::mem::take(&mut self.stirred) {
+                self.begin(io, index);
+            }
         }
         if self.rate == 0.0 || !self.sending {
             return None;
         }
         let now_ns = io.now_ns();
         loop {
+            self.take_up(io);
             let at_ns = self.began_ns + (self.due as f64 * 1e9 / self.rate) as u64;
             if at_ns > now_ns {
                 // What is up to a millisecond late counts as such: the latency is from `at_ns`.

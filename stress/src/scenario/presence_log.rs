@@ -17,6 +17,10 @@ pub struct Change {
     pub due_ns: u64,
     /// How many have still to be told.
     pub left: usize,
+    /// Members from here on.
+    pub inside: usize,
+    /// Whether all had been told once, of those who were then known to be told.
+    pub over: bool,
 }
 
 impl Change {
@@ -55,7 +59,7 @@ impl Log {
         self.changes.push_back(change);
     }
 
-    /// One more has been told of the change at `place`. Whether all have.
+    /// One more has been told of the change at `place`. Whether all have, for the first time.
     ///
     /// # Errors
     /// All had been.
@@ -63,17 +67,29 @@ impl Log {
         let change = self.at_mut(place).filter(|change| change.left > 0);
         let change = change.ok_or("more were told of a change than were there")?;
         change.left -= 1;
-        let over = change.left == 0;
-        while self.changes.front().is_some_and(|change| change.left == 0) {
+        Ok(change.left == 0 && !std::mem::replace(&mut change.over, true))
+    }
+
+    /// One more is to be told of the change at `place`.
+    pub fn expect(&mut self, place: u64) {
+        if let Some(change) = self.at_mut(place) {
+            change.left += 1;
+        }
+    }
+
+    /// Forgets what everybody has been told of, before the first place that is still `needed`.
+    pub fn forget(&mut self, needed: u64) {
+        while self.base < needed && self.changes.front().is_some_and(|change| change.left == 0) {
             self.changes.pop_front();
             self.base += 1;
         }
-        Ok(over)
     }
 
-    /// Whether everybody has been told of everything.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+    /// Whether a member of `now`, which is from the last change on, is one from the change at `place` on.
+    pub fn was_inside(&self, place: u64, peer: usize, now: bool) -> bool {
+        let later = (place + 1..self.end()).filter_map(|later| self.at(later));
+        let next = later.into_iter().find(|change| change.peer == peer);
+        next.map_or(now, |change| !change.joined)
     }
 
     /// Deliveries that have not come.
@@ -95,6 +111,8 @@ mod tests {
             joined: true,
             due_ns: 0,
             left,
+            inside: 0,
+            over: false,
         };
         let mut log = Log::default();
         log.push(change(2));
@@ -103,7 +121,32 @@ mod tests {
         assert!(log.settle(1).is_err(), "once too often");
         assert_eq!((log.settle(0), log.missing()), (Ok(false), 1));
         assert_eq!(log.settle(0), Ok(true));
-        assert!(log.is_empty() && log.at(1).is_none());
+        log.forget(1);
+        assert!(log.at(0).is_none() && log.at(1).is_some(), "somebody needs the second");
+        log.expect(1);
+        assert_eq!((log.settle(1), log.missing()), (Ok(false), 0), "over but once");
+        log.forget(u64::MAX);
+        assert!(log.at(1).is_none());
         assert_eq!(log.end(), 2);
+    }
+
+    #[test]
+    fn who_was_inside_before_a_change_is_known_from_it() {
+        let change = |peer, joined| Change {
+            frame: Vec::new(),
+            peer,
+            joined,
+            due_ns: 0,
+            left: 0,
+            inside: 0,
+            over: false,
+        };
+        let mut log = Log::default();
+        log.push(change(1, true));
+        log.push(change(2, false));
+        log.push(change(1, false));
+        assert!(log.was_inside(0, 1, false) && log.was_inside(0, 2, false));
+        assert!(log.was_inside(1, 1, false) && !log.was_inside(1, 2, false));
+        assert!(!log.was_inside(2, 1, false) && log.was_inside(0, 3, true));
     }
 }

@@ -85,6 +85,8 @@ pub struct Io {
     pub failures: Vec<String>,
     /// How much went wrong.
     pub failed: u64,
+    /// Waiting match requests that were met in the end, and in how many seconds.
+    pub met: (u64, f64),
     tls: Option<Arc<rustls::ClientConfig>>,
     dirty: Vec<usize>,
     /// Connections that the scenario has to be told of.
@@ -119,6 +121,7 @@ impl Io {
             latency: histogram(),
             failures: Vec::new(),
             failed: 0,
+            met: (0, 0.0),
             tls,
             dirty: Vec::new(),
             ended: Vec::new(),

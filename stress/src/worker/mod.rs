@@ -368,6 +368,7 @@ impl Worker {
                 tell(&Notice::Marked(self.io.counts));
             }
             Order::Forget => self.io.latency.reset(),
+            Order::NodeLost => self.scenario.on_node_lost(&mut self.io),
             Order::Pause => {
                 self.scenario.pause(&mut self.io);
                 self.pausing = Some((self.io.counts.arrived, self.io.now));
@@ -378,6 +379,7 @@ impl Worker {
                     latency: values.map(|v| (v.value_iterated_to(), v.count_at_value())).collect(),
                     failures: std::mem::take(&mut self.io.failures),
                     failed: std::mem::take(&mut self.io.failed),
+                    met: std::mem::take(&mut self.io.met),
                 })));
             }
             Order::End => self.ended = true,

@@ -71,6 +71,8 @@ pub enum Order {
     Start,
     /// Say what was counted so far.
     Mark,
+    /// The last node of the cluster was killed.
+    NodeLost,
     /// Send no more; say so when everything under way has arrived.
     Pause,
     /// Forget the latencies so far.
@@ -163,6 +165,8 @@ pub struct Report {
     pub failures: Vec<String>,
     /// How much went wrong.
     pub failed: u64,
+    /// Waiting match requests that were met in the end, and in how many seconds.
+    pub met: (u64, f64),
 }
 
 /// A histogram of latencies from 1 ns to 1,000 s, in nanoseconds, 3 digits.
