@@ -203,12 +203,19 @@ pub fn a_fleet_tells_everything_again_to_a_broker_that_forgot(bench: &dyn Bench)
         max_size: 3,
     });
     assert_eq!(three.ask(rejoin(c, "room", terms, "")), "room not found");
+    three.ask(join(c, "den"));
     assert_eq!(two.ask(resume(b, Some("alias-b"), &["room", "lobby"])), "registered 0");
     assert_eq!(
         two.ask(rejoin(b, "room", terms, "")),
         "joined",
         "made again by whoever is first"
     );
+    assert_eq!(
+        two.ask(rejoin(b, "den", terms, "")),
+        "room not found",
+        "others are there, and in no room"
+    );
+    assert_eq!(three.ask(roster("den")), "[c1@3]");
     assert!(two.come_back().empty, "lost again before it was through");
     assert_eq!(two.ask(rejoin(b, "lobby", None, "")), "joined");
     assert!(one.come_back().empty, "each learns it for itself");

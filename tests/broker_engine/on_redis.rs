@@ -80,7 +80,7 @@ macro_rules! scenarios {
 
 scenarios! {
     spaces: members_hear_of_each_other_in_one_order refusals_come_in_their_order an_owner_may_kick
-        coming_again_changes_only_what_differs;
+        coming_again_changes_only_what_differs a_room_that_others_made_again_is_another_room;
     sessions: a_key_has_one_session the_end_of_a_session_is_the_end_of_all_it_has
         going_on_keeps_what_is_named_and_ends_the_rest a_membership_and_a_match_request_are_kept_each_for_itself;
     matches: who_asks_the_same_is_matched_wherever_it_is no_request_is_met_twice the_dead_are_not_matched

@@ -1,7 +1,7 @@
 //! Namespaces and rooms: who is in, who hears of it, who is refused and for what.
 
 use peer_server::message::Refusal;
-use peer_server::message::cluster::{Reply, RoomTerms, What};
+use peer_server::message::cluster::{Reply, RoomTerms, What, Who};
 
 use crate::bench::*;
 
@@ -184,4 +184,26 @@ pub fn coming_again_changes_only_what_differs(bench: &dyn Bench) {
     assert_eq!(one.ask(rejoin(a, "hall", terms, "")), "room not found", "no room");
     assert_eq!(one.ask(rejoin(a, "hall", None, "")), "joined");
     assert_eq!(one.events(), ["room~c(x)1@2", "hall+a1@1"]);
+}
+
+pub fn a_room_that_others_made_again_is_another_room(bench: &dyn Bench) {
+    let (mut one, mut two) = two(bench);
+    let (a, c) = (who('a', 1), who('c', 1));
+    let of = |who: Who| {
+        Some(RoomTerms {
+            owner: who.fingerprint,
+            max_size: 4,
+        })
+    };
+    two.ask(create(c, "room", 4));
+    assert_eq!(one.ask(rejoin(a, "room", of(a), "")), "room not found");
+    assert_eq!(one.ask(roster("room")), "[c1@2] of c for 4");
+    assert_eq!(one.ask(rejoin(a, "room", of(c), "")), "joined");
+    assert_eq!(
+        one.ask(rejoin(a, "room", of(a), "")),
+        "room not found",
+        "a member by then"
+    );
+    assert_eq!(two.ask(rejoin(c, "room", of(c), "")), "joined");
+    assert_eq!(two.ask(describe("room")), "2 of 4 of c");
 }

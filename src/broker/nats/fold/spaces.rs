@@ -207,6 +207,13 @@ impl State {
         eye: &Eye<'_>,
         out: &mut Vec<Event>,
     ) -> Result<u64, Refusal> {
+        let there = self.spaces.get(&namespace);
+        // Others made it again: a room's owner never changes, so to this node it is another room.
+        if let (Some(told), Some(now)) = (room, there.and_then(|space| space.room))
+            && told.owner != now.owner
+        {
+            return Err(Refusal::RoomNotFound);
+        }
         if let Some(member) = self.seat_of(&who.fingerprint, namespace) {
             // The directory has one session of a key, and a place's members go with it: it is this session.
             let same = member.info == *info;
@@ -220,10 +227,10 @@ impl State {
         if let Some(terms) = room
             && there.is_none_or(|space| space.room.is_none())
         {
-            if !anew {
+            // Those in a plain namespace are not told that it becomes a room.
+            if !anew || there.is_some() {
                 return Err(Refusal::RoomNotFound);
             }
-            // Somebody may have come before all that was lost is told again, and found no room.
             self.open(namespace, Some(terms));
         }
         let terms = Terms {

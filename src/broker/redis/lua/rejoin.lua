@@ -10,6 +10,10 @@ if is_stale(fingerprint, at) then
 end
 local owner, max = ARGV[9], ARGV[10]
 local space = space_of(ns)
+-- Others made it again: a room's owner never changes, so to this node it is another room.
+if owner and is_room(space) and space.owner ~= owner then
+  return { 'refused', 'room not found' }
+end
 local old = call('HGET', 'peer:r:' .. ns, fingerprint)
 if old == at .. ' ' .. info then
   return { 'joined', space.version }

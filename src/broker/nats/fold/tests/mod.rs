@@ -523,25 +523,34 @@ fn a_session_that_resumes_keeps_what_it_names() {
 fn a_room_that_the_broker_lost_is_made_again_by_its_first_member_to_come_back() {
     let mut world = World::new();
     world.register(0, who(2, 2));
-    world.numbers[0] += 1;
-    world.apply(Entry::Act(Act {
-        node: node(0),
-        epoch: world.epochs[0],
-        line: 1,
-        number: world.numbers[0],
-        anew: true,
-        group: [0; 16],
-        what: What::Rejoin {
-            who: who(2, 2),
-            namespace: space("room"),
-            name: "room".into(),
-            info: info(2, "1"),
-            room: Some(RoomTerms {
-                owner: fingerprint(1),
-                max_size: 2,
-            }),
-            members_max: 3,
-        },
-    }));
+    world.register(1, who(3, 3));
+    world.join(1, who(3, 3), 3, "hall");
+    let rejoin = |world: &mut World, name: &str, owner: u8| {
+        world.numbers[0] += 1;
+        world.apply(Entry::Act(Act {
+            node: node(0),
+            epoch: world.epochs[0],
+            line: 1,
+            number: world.numbers[0],
+            anew: true,
+            group: [0; 16],
+            what: What::Rejoin {
+                who: who(2, 2),
+                namespace: space(name),
+                name: name.into(),
+                info: info(2, "1"),
+                room: Some(RoomTerms {
+                    owner: fingerprint(owner),
+                    max_size: 2,
+                }),
+                members_max: 3,
+            },
+        }));
+        matches!(world.last, Some(Outcome::Replied(Some(Reply::Joined { .. }))))
+    };
+    assert!(rejoin(&mut world, "room", 1));
     assert_eq!(world.roster("room").room.unwrap().owner, fingerprint(1));
+    assert!(!rejoin(&mut world, "room", 2), "another room by now");
+    assert!(!rejoin(&mut world, "hall", 1), "others are there, and in no room");
+    assert!(world.roster("hall").room.is_none());
 }
