@@ -108,6 +108,8 @@ pub struct Fleet {
 pub const LEASE: Duration = Duration::from_secs(3);
 /// How often it is renewed.
 pub const RENEW: Duration = Duration::from_secs(1);
+/// Bytes of public info that a complete group may hold (D22), as in a shard's own match queues.
+const GROUP_INFO_MAX: usize = 256 * 1024;
 /// Dead members that are swept in one step.
 pub const SWEEP_MAX: usize = 500;
 

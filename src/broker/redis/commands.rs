@@ -13,7 +13,7 @@ use super::keys::{hex, namespace as ns, place};
 use super::lease::Memory;
 use super::pages::{self, Head};
 use super::scripts::{self, Script};
-use crate::broker::{Commands, Epoch, Nodes, Trouble};
+use crate::broker::{Commands, Epoch, GROUP_INFO_MAX, Nodes, Trouble};
 use crate::ids::{CommandId, NamespaceId};
 use crate::message::Refusal;
 use crate::message::cluster::{Command, Reply, What, Who};
@@ -377,6 +377,3 @@ const REFUSALS: [Refusal; 8] = [
     Refusal::RoomNotDiscoverable,
     Refusal::BrokerUnavailable,
 ];
-
-/// Bytes of public info that a complete group may hold (D22), as in a shard's own match queues.
-const GROUP_INFO_MAX: usize = 256 * 1024;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::{Act, Eye, MET_MAX, Place, State};
+use crate::broker::GROUP_INFO_MAX;
 use crate::ids::{CommandId, Fingerprint, NamespaceId};
 use crate::message::cluster::{Event, Reply, What, Who};
 use crate::message::{CriteriaKey, Matched, PeerInfo, Refusal};
@@ -159,9 +160,15 @@ impl State {
         let session = self.sessions.get(fingerprint);
         let waits = session.and_then(|session| session.waits_in.get(&namespace));
         if let Some((queue, number)) = waits
+            && fits_a_group(info, queue.group_size)
             && let Some(ticket) = self.queues.get_mut(queue).and_then(|queue| queue.get_mut(number))
         {
             ticket.info = info.clone();
         }
     }
+}
+
+/// Whether a group of so many like this one keeps [`GROUP_INFO_MAX`].
+fn fits_a_group(info: &PeerInfo, group_size: u32) -> bool {
+    info.json_len() <= GROUP_INFO_MAX / group_size.max(1) as usize
 }

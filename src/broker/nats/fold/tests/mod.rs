@@ -449,6 +449,32 @@ fn a_group_is_met_once_and_each_node_tells_its_own() {
 }
 
 #[test]
+fn who_waits_is_not_shown_so_large_that_its_group_would_be() {
+    let mut world = World::new();
+    world.register(0, who(1, 1));
+    let What::Match { namespace, .. } = seek(who(1, 1), 1, 7, false) else {
+        panic!("another command");
+    };
+    let large = |mut what: What| {
+        if let What::Match { group_size, .. } = &mut what {
+            *group_size = 1000;
+        }
+        what
+    };
+    world.ask(large(seek(who(1, 1), 1, 7, false)));
+    let shown = |world: &mut World, text: &str| {
+        let (who, info) = (who(1, 1), info(1, text));
+        world.ask(What::Show { who, namespace, info });
+        let queue = world.state.queues.values().next().unwrap();
+        queue.values().next().unwrap().info.json_len()
+    };
+    let small = shown(&mut world, "\"small\"");
+    let text = format!("\"{}\"", "x".repeat(300));
+    assert_eq!(shown(&mut world, &text), small);
+    assert_eq!(shown(&mut world, "\"other\""), small);
+}
+
+#[test]
 fn a_match_whose_news_was_missed_is_not_said_to_be_told() {
     let mut world = World::new();
     world.register(0, who(1, 1));
