@@ -191,12 +191,16 @@ pub enum Channel {
 
 /// Sends to other nodes: at most once, in order.
 pub trait Publisher: Send {
-    /// Sends a batch in order. `unheard` is told the places of those that nobody listened to, now or at a later call.
+    /// Sends a batch in order, perhaps an empty one. `unheard` is told those messages that nobody listened to, now or at a
+    /// later call.
     ///
     /// # Errors
     /// The broker is lost; what was not sent is lost.
-    fn publish(&mut self, batch: &[(Channel, &[u8])], unheard: &mut dyn FnMut(Channel)) -> Result<(), Trouble>;
+    fn publish(&mut self, batch: &[(Channel, &[u8])], unheard: &mut dyn FnMut(Unheard<'_>)) -> Result<(), Trouble>;
 }
+
+/// What nobody heard, and on which channel it was.
+pub type Unheard<'a> = (Channel, &'a [u8]);
 
 /// What a node heard, and on which channel; None: its own.
 pub type Heard<'a> = (Option<Channel>, &'a [u8]);

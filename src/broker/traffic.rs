@@ -25,6 +25,13 @@ const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// What waits for one node is joined into messages of up to so many bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
+/// After the last message it is looked so often whether somebody was not there to hear it,
+const LOOKS: u32 = 5;
+/// once in this time.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
+/// Then nothing is looked for.
+const IDLE: Duration = Duration::from_secs(3600);
+
 /// What the publishing thread keeps.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -65,11 +72,20 @@ impl Outgoing {
             self.epoch = session.epoch;
         }
         let queues = self.queues.clone();
+        let mut looks = 0;
         loop {
             let first = select! {
                 recv(queues.traffic) -> first => first,
                 recv(session.ended) -> _ => return Ok(()),
+                default(if looks > 0 { LOOK_AFTER } else { IDLE }) => {
+                    if looks > 0 && session.holds() {
+                        looks -= 1;
+                        self.hand_over(&mut *part, &[])?;
+                    }
+                    continue;
+                }
             };
+            looks = LOOKS;
             let Ok(first) = first else { return Ok(()) };
             self.gather(first);
             let outcome = match session.holds() {
@@ -147,8 +163,7 @@ impl Outgoing {
             .iter()
             .map(|message| (message.to, &*message.bytes))
             .collect();
-        let mut unheard = Vec::new();
-        let outcome = part.publish(&batch, &mut |channel| unheard.push(channel));
+        let outcome = self.hand_over(part, &batch);
         let figures = &self.queues.figures;
         if outcome.is_ok() {
             count(&figures.published, batch.len());
@@ -157,23 +172,17 @@ impl Outgoing {
                 batch.iter().map(|(_, bytes)| bytes.len()).sum(),
             );
         }
-        count(&figures.unheard, unheard.len());
-        for (index, channel) in unheard.iter().enumerate() {
-            let Channel::Node(node) = *channel else { continue };
-            // A node that is not there any more heard the first of several messages, if any of them.
-            let later = unheard.get(index + 1..).unwrap_or_default();
-            let later = later.iter().filter(|later| *later == channel).count();
-            let message = self
-                .messages
-                .iter()
-                .rev()
-                .filter(|message| message.to == *channel)
-                .nth(later);
-            if let Some(message) = message {
-                self.bring_back(node, &message.bytes);
-            }
-        }
         outcome
+    }
+
+    /// Publishes, and brings back what turns out to have had no listener, of these messages or earlier ones.
+    fn hand_over(&self, part: &mut dyn Publisher, batch: &[(Channel, &[u8])]) -> Result<(), Trouble> {
+        part.publish(batch, &mut |(channel, message)| {
+            count(&self.queues.figures.unheard, 1);
+            if let Channel::Node(node) = channel {
+                self.bring_back(node, message);
+            }
+        })
     }
 
     /// Tells the loops of the senders that nobody was there, as that node would have.

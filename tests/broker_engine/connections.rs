@@ -276,7 +276,9 @@ fn messages_go_to_their_channels_in_order_and_the_unheard_are_told() {
         (Channel::Node(two), b"\0\r\n5"),
         (Channel::Ack, b"6"),
     ];
-    publisher.publish(&batch, &mut |channel| unheard.push(channel)).unwrap();
+    publisher
+        .publish(&batch, &mut |(channel, _)| unheard.push(channel))
+        .unwrap();
     unheard.sort_by_key(|channel| *channel != Channel::Node(three));
     assert_eq!(unheard, [Channel::Node(three), Channel::Node(earlier)]);
     let mut got = Vec::new();
@@ -296,7 +298,7 @@ fn messages_go_to_their_channels_in_order_and_the_unheard_are_told() {
         .subscriber()
         .unwrap();
     publisher
-        .publish(&batch[1..2], &mut |channel| unheard.push(channel))
+        .publish(&batch[1..2], &mut |(channel, _)| unheard.push(channel))
         .unwrap();
     assert_eq!(unheard.len(), 3);
     drop(alone);

@@ -251,12 +251,14 @@ fn traffic_arrives_in_order_and_it_is_told_that_nobody_listens() {
             .collect();
         assert_eq!(direct, sent);
         assert!(heard.contains(&(Some(Channel::Broadcast), b"all".to_vec())));
+        // It is told when others have been sent since, and it is known which one it was.
         let mut unheard = Vec::new();
         while unheard.is_empty() {
-            sends.publish(&[], &mut |place| unheard.push(place)).unwrap();
+            let mut told = |(channel, bytes): (Channel, &[u8])| unheard.push((channel, bytes.to_vec()));
+            sends.publish(&[(there, b"later")], &mut told).unwrap();
             assert!(Instant::now() < deadline, "nobody is told of");
         }
-        assert_eq!(unheard, [nobody]);
+        assert_eq!(unheard, [(nobody, b"x".to_vec())]);
     });
 }
 

@@ -30,6 +30,10 @@ const AFTER_BREAK: Duration = Duration::from_secs(60);
 const PING_EVERY: Duration = Duration::from_secs(2);
 /// Messages that wait to be sent.
 const SENDING_MAX: usize = 4096;
+/// Messages that came and wait to be read, for a subscription. What is more is let go, and missed.
+const WAITING_MAX: usize = 4096;
+/// The same of the log, whose entries are small, and which is read once more from where any is missing.
+const LOG_WAITING_MAX: usize = 64 * 1024;
 
 /// Where it goes.
 pub(super) struct Target {
@@ -125,6 +129,15 @@ impl Target {
 
     /// A new connection. `on_break` is called when it breaks, perhaps more than once.
     pub(super) async fn connect(&self, on_break: Arc<dyn Fn() + Send + Sync>) -> Result<Connection, Trouble> {
+        self.connect_for(LOG_WAITING_MAX, on_break).await
+    }
+
+    /// A new connection for traffic. Not many messages wait there to be read, for they may be large.
+    pub(super) async fn connect_for_traffic(&self) -> Result<Connection, Trouble> {
+        self.connect_for(WAITING_MAX, Arc::new(|| {})).await
+    }
+
+    async fn connect_for(&self, waiting: usize, on_break: Arc<dyn Fn() + Send + Sync>) -> Result<Connection, Trouble> {
         // Harmless if somebody else was first.
         let _ = aws_lc_rs::default_provider().install_default();
         let broken = Arc::new(Broken::default());
@@ -135,6 +148,7 @@ impl Target {
             .connection_timeout(CONNECT_WITHIN)
             .ping_interval(PING_EVERY)
             .client_capacity(SENDING_MAX)
+            .subscription_capacity(waiting)
             .require_tls(self.tls)
             .reconnect_delay_callback(move |_| match was_connected.load(Ordering::Relaxed) {
                 true => AFTER_BREAK,

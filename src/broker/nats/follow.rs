@@ -65,7 +65,11 @@ pub(super) fn ensure(core: &Arc<Core>, asked: &Connection) -> Result<(), Trouble
     })??;
     match replica.reach(last, CATCH_UP_WITHIN, &|| Ok(()))? {
         true => Ok(()),
-        false => Err(lost("the log", "too much of it to be read in time")),
+        false => {
+            // Perhaps nothing comes any more and nobody said so: the next try follows it anew.
+            replica.fail(replica.follower(), "the log does not come");
+            Err(lost("the log", "too much of it to be read in time"))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns: the subjects of nodes and of section 9 of the peer protocol, and how it is known that nobody listens.
 //! Never: looks into a message.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::connect::Connection;
 use super::{Core, lost};
-use crate::broker::{Channel, Heard, Publisher, Subscriber, Trouble};
+use crate::broker::{Channel, Heard, Publisher, Subscriber, Trouble, Unheard};
 use crate::ids::NodeNo;
 
 /// Sending a batch may take this long.
@@ -23,6 +23,10 @@ const SENT_WITHIN: Duration = Duration::from_secs(5);
 const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(5);
 /// How often a connection that may have broken is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Messages that are kept until it is known that somebody was there to hear them,
+const SENT_MAX: usize = 4096;
+/// and their bytes.
+const SENT_BYTES_MAX: usize = 4 << 20;
 /// Messages that are told in one call.
 const TOLD_MAX: usize = 1024;
 
@@ -38,17 +42,53 @@ const PLAIN: [(Channel, &str); 4] = [
 pub(super) struct NatsPublisher {
     core: Arc<Core>,
     connection: Connection,
-    /// The broker answers under it if nobody listens; the node's number follows.
+    /// The broker answers under it if nobody listens; the message's number follows.
     answers: String,
     unheard: async_nats::Subscriber,
-    /// For each node its subject, and the one for that answer.
-    nodes: HashMap<NodeNo, (Subject, Subject)>,
+    /// For each node its subject.
+    nodes: HashMap<NodeNo, Subject>,
+    sent: Sent,
+}
+
+/// The last messages to nodes: an answer comes when others were sent after the one that it is about.
+#[derive(Debug, Default)]
+struct Sent {
+    messages: VecDeque<(NodeNo, Vec<u8>)>,
+    /// The number of the oldest of them.
+    first: u64,
+    bytes: usize,
+}
+
+impl Sent {
+    /// Keeps one. Its number.
+    fn push(&mut self, node: NodeNo, message: &[u8]) -> u64 {
+        let mut kept = Vec::new();
+        while self.messages.len() >= SENT_MAX || self.bytes + message.len() > SENT_BYTES_MAX {
+            let Some((_, oldest)) = self.messages.pop_front() else {
+                break;
+            };
+            self.bytes -= oldest.len();
+            self.first += 1;
+            kept = oldest;
+        }
+        kept.clear();
+        kept.extend_from_slice(message);
+        self.bytes += kept.len();
+        self.messages.push_back((node, kept));
+        self.first + self.messages.len() as u64 - 1
+    }
+
+    /// The one with that number; None: it is too long ago.
+    fn find(&self, number: u64) -> Option<&(NodeNo, Vec<u8>)> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.messages.get(at)
+    }
 }
 
 impl NatsPublisher {
     pub(super) fn new(core: &Arc<Core>) -> Result<Self, Trouble> {
         let (connection, answers, unheard) = core.traffic.run(async {
-            let connection = core.target.connect(Arc::new(|| {})).await?;
+            let connection = core.target.connect_for_traffic().await?;
             let answers = connection.client.new_inbox();
             let unheard = connection.client.subscribe(format!("{answers}.*")).await;
             let unheard = unheard.map_err(|error| lost("answers", error))?;
@@ -60,38 +100,40 @@ impl NatsPublisher {
             answers,
             unheard,
             nodes: HashMap::new(),
+            sent: Sent::default(),
         })
     }
 
-    fn subjects(&mut self, node: NodeNo) -> Option<(Subject, Subject)> {
-        if let Some(subjects) = self.nodes.get(&node) {
-            return Some(subjects.clone());
+    fn subject(&mut self, node: NodeNo) -> Option<Subject> {
+        if let Some(subject) = self.nodes.get(&node) {
+            return Some(subject.clone());
         }
         let (name, _) = self.core.replica.nodes().name(node)?;
-        let subjects = (
-            Subject::from(format!("peer.node.{name}")),
-            Subject::from(format!("{}.{}", self.answers, node.index())),
-        );
-        self.nodes.insert(node, subjects.clone());
-        Some(subjects)
+        let subject = Subject::from(format!("peer.node.{name}"));
+        self.nodes.insert(node, subject.clone());
+        Some(subject)
     }
 
-    fn tell_unheard(&mut self, unheard: &mut dyn FnMut(Channel)) {
+    fn tell_unheard(&mut self, unheard: &mut dyn FnMut(Unheard<'_>)) {
         while let Some(Some(message)) = self.unheard.next().now_or_never() {
             if message.status == Some(StatusCode::NO_RESPONDERS)
-                && let Some(node) = message.subject.rsplit('.').next()
-                && let Some(node) = node.parse().ok().and_then(NodeNo::new)
+                && let Some(number) = message.subject.rsplit('.').next()
+                && let Ok(number) = number.parse()
+                && let Some((node, payload)) = self.sent.find(number)
             {
-                unheard(Channel::Node(node));
+                unheard((Channel::Node(*node), payload));
             }
         }
     }
 }
 
 impl Publisher for NatsPublisher {
-    fn publish(&mut self, batch: &[(Channel, &[u8])], unheard: &mut dyn FnMut(Channel)) -> Result<(), Trouble> {
+    fn publish(&mut self, batch: &[(Channel, &[u8])], unheard: &mut dyn FnMut(Unheard<'_>)) -> Result<(), Trouble> {
         self.connection.check()?;
         self.tell_unheard(unheard);
+        if batch.is_empty() {
+            return Ok(());
+        }
         let bytes_max = self.connection.client.max_payload();
         let mut messages = Vec::with_capacity(batch.len());
         for (channel, bytes) in batch {
@@ -103,10 +145,13 @@ impl Publisher for NatsPublisher {
                 continue;
             }
             let (subject, answer) = match channel {
-                Channel::Node(node) => match self.subjects(*node) {
-                    Some((subject, answer)) => (subject, Some(answer)),
+                Channel::Node(node) => match self.subject(*node) {
+                    Some(subject) => {
+                        let number = self.sent.push(*node, bytes);
+                        (subject, Some(Subject::from(format!("{}.{number}", self.answers))))
+                    }
                     None => {
-                        unheard(*channel);
+                        unheard((*channel, bytes));
                         continue;
                     }
                 },
@@ -123,7 +168,8 @@ impl Publisher for NatsPublisher {
                 };
                 sent.map_err(|error| lost("publishing", error))?;
             }
-            Ok(())
+            // Until it is with the system: what waits is to wait in the queue, which is bounded and whose loss is counted.
+            client.flush().await.map_err(|error| lost("publishing", error))
         })?;
         sent.unwrap_or_else(|| Err(lost("publishing", "it takes too long")))
     }
@@ -146,7 +192,7 @@ impl NatsSubscriber {
     pub(super) fn new(core: &Arc<Core>) -> Result<Self, Trouble> {
         let own = core.own_channel.then(|| format!("peer.node.{}", core.replica.node()));
         let (connection, heard) = core.traffic.run(async {
-            let connection = core.target.connect(Arc::new(|| {})).await?;
+            let connection = core.target.connect_for_traffic().await?;
             let plain = PLAIN.iter().map(|(_, subject)| (*subject).to_owned());
             let subscribed = timeout(SUBSCRIBED_WITHIN, subscribe(&connection, plain.chain(own)));
             let heard = subscribed
@@ -212,4 +258,32 @@ impl Subscriber for NatsSubscriber {
 fn tell(message: &Message, told: &mut dyn FnMut(Heard<'_>)) {
     let plain = PLAIN.iter().find(|(_, subject)| *subject == message.subject.as_str());
     told((plain.map(|(channel, _)| *channel), &message.payload));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_message_is_found_by_its_number_while_it_is_one_of_the_last() {
+        let node = NodeNo::new(3).unwrap();
+        let mut sent = Sent::default();
+        for number in 0..SENT_MAX as u64 + 10 {
+            assert_eq!(sent.push(node, &number.to_le_bytes()), number);
+        }
+        assert!(sent.find(9).is_none());
+        let last = SENT_MAX as u64 + 9;
+        for number in [10, last] {
+            assert_eq!(sent.find(number).unwrap(), &(node, number.to_le_bytes().to_vec()));
+        }
+        assert!(sent.find(last + 1).is_none());
+        for number in 0..100 {
+            sent.push(node, &vec![number; 1 << 20]);
+        }
+        assert_eq!((sent.messages.len(), sent.bytes), (4, SENT_BYTES_MAX));
+        assert_eq!(sent.find(last + 100).unwrap().1[0], 99);
+        sent.push(node, &vec![0; SENT_BYTES_MAX + 1]);
+        assert_eq!(sent.messages.len(), 1, "one that is larger is kept alone");
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use redis::{Connection, Value};
 
 use super::connect::exchange;
-use crate::broker::{Channel, NodeId, Nodes, Publisher, Trouble};
+use crate::broker::{Channel, NodeId, Nodes, Publisher, Trouble, Unheard};
 
 /// See [`Publisher`].
 pub(super) struct RedisPublisher {
@@ -28,7 +28,10 @@ impl RedisPublisher {
 }
 
 impl Publisher for RedisPublisher {
-    fn publish(&mut self, batch: &[(Channel, &[u8])], unheard: &mut dyn FnMut(Channel)) -> Result<(), Trouble> {
+    fn publish(&mut self, batch: &[(Channel, &[u8])], unheard: &mut dyn FnMut(Unheard<'_>)) -> Result<(), Trouble> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         self.packed.clear();
         let mut sent = Vec::with_capacity(batch.len());
         for &(channel, payload) in batch {
@@ -37,7 +40,7 @@ impl Publisher for RedisPublisher {
                     // This node in an earlier epoch: nobody is there any more.
                     Some((node, _)) if node != self.nodes.own() => channel_of(node),
                     _ => {
-                        unheard(channel);
+                        unheard((channel, payload));
                         continue;
                     }
                 },
@@ -49,14 +52,14 @@ impl Publisher for RedisPublisher {
             let mut command = redis::cmd("PUBLISH");
             command.arg(name).arg(payload);
             command.write_packed_command(&mut self.packed);
-            sent.push(channel);
+            sent.push((channel, payload));
         }
         let mut answered = sent.iter();
         exchange(&mut self.connection, &self.packed, sent.len(), |answer| {
-            let Some(&channel) = answered.next() else { return Ok(()) };
+            let Some(&message) = answered.next() else { return Ok(()) };
             match answer {
                 // Who publishes for all expects no listener: this may be the only node.
-                Value::Int(0) if matches!(channel, Channel::Node(_)) => unheard(channel),
+                Value::Int(0) if matches!(message.0, Channel::Node(_)) => unheard(message),
                 Value::Int(_) => {}
                 other => return Err(Trouble::Lost(format!("PUBLISH was answered {other:?}"))),
             }

@@ -6,7 +6,7 @@ mod traffic;
 use std::sync::Mutex;
 
 use super::*;
-use crate::broker::{Busy, Channel, Fleet, Heard, Link, News, NodeId, Taken, Wake, connect};
+use crate::broker::{Busy, Channel, Fleet, Heard, Link, News, NodeId, Taken, Unheard, Wake, connect};
 use crate::codec::node_traffic::Head;
 use crate::ids::{CommandId, Fingerprint, Homes, LoopId, NodeNo};
 use crate::message::Matched;
@@ -46,6 +46,8 @@ struct State {
     epochs: u64,
     empty: bool,
     deaf: bool,
+    /// Of these it will be told later that nobody heard them.
+    unheard: Vec<(Channel, Vec<u8>)>,
     renewals_held: bool,
     lapsed: bool,
 }
@@ -152,11 +154,14 @@ impl Inbox for FakePart {
 }
 
 impl Publisher for FakePart {
-    fn publish(&mut self, batch: &[(Channel, &[u8])], unheard: &mut dyn FnMut(Channel)) -> Result<(), Trouble> {
+    fn publish(&mut self, batch: &[(Channel, &[u8])], unheard: &mut dyn FnMut(Unheard<'_>)) -> Result<(), Trouble> {
+        let mut state = self.0.state.lock().unwrap();
+        let earlier = std::mem::take(&mut state.unheard);
+        earlier.iter().for_each(|(channel, bytes)| unheard((*channel, bytes)));
         for (channel, bytes) in batch {
             let _ = self.0.published.send((*channel, bytes.to_vec()));
-            if self.0.state.lock().unwrap().deaf {
-                unheard(*channel);
+            if state.deaf {
+                state.unheard.push((*channel, bytes.to_vec()));
             }
         }
         Ok(())

@@ -69,6 +69,7 @@ fn what_nobody_listened_to_comes_back_as_not_there() {
     let (to, from) = (Fingerprint::of_key("to"), Fingerprint::of_key("from"));
     let mut frames = direct(&to, &from, "1");
     world.links[0].publish(Channel::Node(other), &mut frames).unwrap();
+    // That is found out later, also if nothing more is sent.
     let (of, frames) = world.traffic(world.home(&from));
     assert_eq!(of, other);
     let wanted = Refused {
@@ -82,6 +83,20 @@ fn what_nobody_listened_to_comes_back_as_not_there() {
         [Ok(Frame::Refused(wanted))]
     );
     assert_eq!(world.running.figures().read().unheard, 1);
+    // It is not said of what came after.
+    let _ = world.next_published();
+    let mut frames = direct(&to, &from, "2");
+    world.links[0].publish(Channel::Node(other), &mut frames).unwrap();
+    let _ = world.next_published();
+    world.script.state.lock().unwrap().deaf = false;
+    let mut frames = direct(&Fingerprint::of_key("another"), &from, "3");
+    world.links[0].publish(Channel::Node(other), &mut frames).unwrap();
+    let (_, frames) = world.traffic(world.home(&from));
+    assert_eq!(
+        node_traffic::read(&frames).collect::<Vec<_>>(),
+        [Ok(Frame::Refused(wanted))]
+    );
+    world.until(|readings| readings.unheard == 2 && readings.published == 3);
 }
 
 #[test]
