@@ -63,9 +63,12 @@ impl Drop for OnNats {
     }
 }
 
+/// As `broker::nats::entry` has it.
+const ENTRY_VERSION: u8 = 2;
+
 /// An entry about a lease, as a node writes it.
 fn entry(kind: u8, node: NodeId, epoch: Epoch) -> (String, Vec<u8>) {
-    let mut entry = vec![1, kind];
+    let mut entry = vec![ENTRY_VERSION, kind];
     entry.extend(node.as_bytes());
     entry.extend(epoch.0.to_be_bytes());
     entry.extend([0; 8]);

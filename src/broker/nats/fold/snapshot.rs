@@ -10,8 +10,8 @@ use super::spaces::{Seated, Space};
 use super::{Lease, Place, Session, State};
 use crate::broker::nats::bytes::{Reader, Writer};
 
-/// Snapshots of another version cannot be read.
-const VERSION: u8 = 1;
+/// Snapshots of another version cannot be read. To be raised with every release that changes their bytes.
+const VERSION: u8 = 2;
 
 impl State {
     /// All of it.
