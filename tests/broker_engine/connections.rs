@@ -339,6 +339,11 @@ fn a_new_connection_takes_the_place_of_the_one_before() {
     let mut second = engine.publisher().unwrap();
     assert!(first.publish(&[(Channel::Signal, b"x")], &mut |_| {}).is_err());
     second.publish(&[(Channel::Signal, b"x")], &mut |_| {}).unwrap();
+    let mut first = engine.lease().unwrap();
+    let epoch = first.take().unwrap().epoch;
+    let mut second = engine.lease().unwrap();
+    assert!(matches!(first.renew(epoch), Err(Trouble::Lost(_))));
+    second.renew(epoch).unwrap();
 }
 
 /// The broker's threads of one node with one loop.

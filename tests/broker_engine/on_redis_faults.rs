@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use peer_server::broker::Trouble;
+use peer_server::broker::{News, Trouble};
 use peer_server::ids::{CommandId, LoopId};
 use peer_server::message::cluster::{Command, Reply, RoomTerms, What, Who};
 
 use crate::bench::*;
 use crate::on_redis::*;
+use crate::server::RedisServer;
 
 #[test]
 fn a_request_that_was_met_is_not_met_again() {
@@ -189,6 +190,31 @@ fn an_inbox_of_an_older_state_is_read_from_where_it_is() {
         two.ask(leave(b, "lobby"));
         assert_eq!(one.events(), ["gap", "lobby-b1@2"]);
     });
+}
+
+#[test]
+fn a_server_that_started_again_makes_an_epoch_new() {
+    let Some(server) = RedisServer::start() else { return };
+    let mut bench = OnRedis(server);
+    let (mut one, mut two) = (Node::new(&bench, 1), Node::new(&bench, 2));
+    let (a, b) = (one.register('a', 1), two.register('b', 1));
+    one.ask(join(a, "lobby"));
+    bench.run(&["SAVE"]);
+    two.ask(join(b, "lobby"));
+    assert_eq!(one.events(), ["lobby+a1@1", "lobby+b1@2"]);
+    bench.0.restart();
+    // The numbers in its inbox are given anew.
+    let (epoch, place) = (one.epoch, one.inbox.place());
+    let taken = one.come_back();
+    assert!(taken.epoch > epoch && !taken.empty);
+    let mut earlier = one.engine.inbox(epoch, place.as_deref()).unwrap();
+    let mut news = Vec::new();
+    earlier
+        .read(Duration::from_millis(10), &mut |told| news.push(told))
+        .unwrap();
+    assert!(matches!(news[..], [News::Happened(_)]), "from its beginning: {news:?}");
+    bench.hold(one.nodes.own(), one.epoch);
+    assert_eq!(one.come_back().epoch, taken.epoch, "the same server");
 }
 
 #[test]

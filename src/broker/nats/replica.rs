@@ -241,7 +241,11 @@ impl Replica {
                     inner.lease = Some((nonce, answered));
                 }
             }
-            (Some(Entry::Take { .. }), _) => {}
+            (Some(Entry::Take { nonce, .. }), _) => {
+                if inner.asks(nonce) {
+                    inner.lease = Some((nonce, Answered::Lapsed));
+                }
+            }
         }
         if inner.news.len() > NEWS_MAX {
             inner.shorten(sequence);
@@ -368,9 +372,11 @@ impl Replica {
         inner.state.census()
     }
 
-    /// The last epoch that this node had.
+    /// The last epoch that this node had, if only by the log.
     pub(super) fn last_epoch(&self) -> Epoch {
-        self.lock().own.unwrap_or(Epoch(0))
+        let inner = self.lock();
+        let known = inner.own.max(inner.state.epoch_of(self.nodes.own()));
+        known.unwrap_or(Epoch(0))
     }
 
     /// Which task folds.

@@ -312,17 +312,20 @@ pub(super) type Identity = (String, i64);
 
 /// Has the server close the connection that this one takes the place of, if it still has it. What was sent on that may lie in
 /// a buffer on the way, and is not to be done after what comes on this one. A server that does not let us keeps it.
-pub(super) fn take_place(connection: &mut Connection, before: &Mutex<Option<Identity>>) {
+/// The server's run, if it says which one it is.
+pub(super) fn take_place(connection: &mut Connection, before: &Mutex<Option<Identity>>) -> Option<String> {
     let mut before = before.lock().unwrap_or_else(PoisonError::into_inner);
     let earlier = before.take();
-    let Some(own) = identity(connection) else { return };
+    let own = identity(connection)?;
     // Numbers begin again with each run, then such a number is somebody else's.
     if let Some((_, number)) = earlier.filter(|(run, _)| *run == own.0) {
         let mut kill = redis::cmd("CLIENT");
         kill.arg("KILL").arg("ID").arg(number);
         let _ = connection.req_command(&kill);
     }
+    let run = own.0.clone();
     *before = Some(own);
+    Some(run)
 }
 
 fn identity(connection: &mut Connection) -> Option<Identity> {

@@ -26,6 +26,11 @@ struct Seen {
     generation: Option<Vec<u8>>,
     /// The highest epoch of this node.
     epoch: u64,
+    /// The server's run in which the last lease was taken.
+    run: Option<String>,
+    /// The last epoch that was given up because the server had started again, or another had taken its place: it may have
+    /// come back with an older state, so that numbers in that epoch's inbox are given to other entries than those read.
+    moved: Option<Epoch>,
     /// The broker had lost everything, and this node may not have told it everything again: renewals until it surely has.
     telling: u32,
 }
@@ -39,6 +44,11 @@ impl Memory {
         self.with(|seen| seen.telling > 0)
     }
 
+    /// Whether places in the inbox of that epoch are of no use any more.
+    pub(super) fn has_moved(&self, epoch: Epoch) -> bool {
+        self.with(|seen| seen.moved == Some(epoch))
+    }
+
     fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
         look(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -47,23 +57,31 @@ impl Memory {
 /// See [`Lease`].
 pub(super) struct RedisLease {
     connection: Connection,
+    /// The server's run; None: it did not say.
+    run: Option<String>,
     nodes: Arc<Nodes>,
     memory: Arc<Memory>,
 }
 
 impl RedisLease {
-    pub(super) fn new(connection: Connection, nodes: Arc<Nodes>, memory: Arc<Memory>) -> Self {
+    pub(super) fn new(connection: Connection, run: Option<String>, nodes: Arc<Nodes>, memory: Arc<Memory>) -> Self {
         Self {
             connection,
+            run,
             nodes,
             memory,
         }
     }
 
     fn take_after(&mut self, epoch: Option<Epoch>) -> Result<Taken, Trouble> {
-        let (least, generation) = self
-            .memory
-            .with(|seen| (seen.epoch + 1, seen.generation.clone().unwrap_or_default()));
+        let (least, generation, moved) = self.memory.with(|seen| {
+            let moved = matches!((&seen.run, &self.run), (Some(before), Some(now)) if before != now);
+            (seen.epoch + 1, seen.generation.clone().unwrap_or_default(), moved)
+        });
+        if moved {
+            self.memory.with(|seen| seen.moved = epoch);
+        }
+        let epoch = epoch.filter(|_| !moved);
         let mut run = Script::Take.run();
         run.arg(self.nodes.own().to_string())
             .arg(least)
@@ -86,6 +104,7 @@ impl RedisLease {
             }
             let made = is_new && generation.ends_with(self.nodes.own().to_string().as_bytes());
             seen.generation = Some(generation.to_vec());
+            seen.run = self.run.clone();
             seen.epoch = seen.epoch.max(number);
             seen.telling > 0 || made
         });

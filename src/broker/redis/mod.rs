@@ -28,7 +28,9 @@ pub struct Redis {
     nodes: Arc<Nodes>,
     /// Otherwise nobody sends to this node alone: there are only the channels of section 9 of the peer protocol.
     cluster_state: bool,
-    /// The last connection for commands.
+    /// The last connection for the lease.
+    leased: Mutex<Option<Identity>>,
+    /// The last one for commands.
     commanded: Mutex<Option<Identity>>,
     /// The last one for traffic.
     published: Mutex<Option<Identity>>,
@@ -42,6 +44,7 @@ impl Redis {
             options,
             nodes,
             cluster_state,
+            leased: Mutex::default(),
             commanded: Mutex::default(),
             published: Mutex::default(),
             memory: Arc::default(),
@@ -51,9 +54,11 @@ impl Redis {
 
 impl Engine for Redis {
     fn lease(&self) -> Result<Box<dyn Lease>, Trouble> {
-        let connection = self.options.open(Protocol::Two)?;
+        let mut connection = self.options.open(Protocol::Two)?;
+        let run = take_place(&mut connection, &self.leased);
         Ok(Box::new(lease::RedisLease::new(
             connection,
+            run,
             self.nodes.clone(),
             self.memory.clone(),
         )))
@@ -61,7 +66,7 @@ impl Engine for Redis {
 
     fn commands(&self) -> Result<Box<dyn Commands>, Trouble> {
         let mut connection = self.options.open(Protocol::Two)?;
-        take_place(&mut connection, &self.commanded);
+        let _ = take_place(&mut connection, &self.commanded);
         Ok(Box::new(commands::RedisCommands::new(
             connection,
             self.nodes.clone(),
@@ -72,13 +77,14 @@ impl Engine for Redis {
     fn inbox(&self, epoch: Epoch, after: Option<&str>) -> Result<Box<dyn Inbox>, Trouble> {
         let connection = self.options.open(Protocol::Two)?;
         let reader = entries::Reader::new(self.nodes.clone(), self.memory.strange.clone());
+        let after = after.filter(|_| !self.memory.has_moved(epoch));
         let inbox = inbox::RedisInbox::new(connection, &self.nodes, reader, epoch, after)?;
         Ok(Box::new(inbox))
     }
 
     fn publisher(&self) -> Result<Box<dyn Publisher>, Trouble> {
         let mut connection = self.options.open(Protocol::Two)?;
-        take_place(&mut connection, &self.published);
+        let _ = take_place(&mut connection, &self.published);
         Ok(Box::new(publisher::RedisPublisher::new(connection, self.nodes.clone())))
     }
 

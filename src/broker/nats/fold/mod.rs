@@ -175,6 +175,12 @@ impl State {
         }
     }
 
+    /// The epoch of the node's lease, if that has not run out.
+    pub(super) fn epoch_of(&self, node: NodeId) -> Option<Epoch> {
+        let mut homes = self.leases.values().map(|lease| lease.home);
+        homes.find(|(of, _)| *of == node).map(|(_, epoch)| epoch)
+    }
+
     fn place(&self, home: Home) -> Option<Place> {
         let mut leases = self.leases.iter();
         leases.find(|(_, lease)| lease.home == home).map(|(place, _)| *place)
@@ -200,7 +206,11 @@ impl State {
 
     fn take(&mut self, node: NodeId, above: Epoch, eye: &Eye<'_>, out: &mut Vec<Event>) -> Outcome {
         let earlier = self.leases.iter().find(|(_, lease)| lease.home.0 == node);
-        if let Some(place) = earlier.map(|(place, _)| *place) {
+        if let Some((place, epoch)) = earlier.map(|(place, lease)| (*place, lease.home.1)) {
+            // It comes late, by a connection that its author gave up: the lease was taken by another since.
+            if epoch > above {
+                return Outcome::Void;
+            }
             self.bury(place, eye, out);
         }
         let epoch = Epoch(self.version.max(above.0.saturating_add(1)));

@@ -393,6 +393,25 @@ fn a_lease_that_is_not_renewed_is_over_at_the_next_entry_and_takes_all_with_it()
 }
 
 #[test]
+fn a_lease_that_is_taken_late_does_not_end_the_one_taken_since() {
+    let mut world = World::new();
+    let above = world.epochs[0];
+    world.take(0);
+    world.register(0, who(1, 1));
+    world.apply(Entry::Take {
+        node: node(0),
+        nonce: 0,
+        above,
+    });
+    assert!(matches!(world.last, Some(Outcome::Void)));
+    assert!(world.renew(0));
+    assert_eq!(world.state.epoch_of(node(0)), Some(world.epochs[0]));
+    world.seconds(4);
+    world.renew(1);
+    assert_eq!(world.state.epoch_of(node(0)), None);
+}
+
+#[test]
 fn a_clock_that_is_set_back_neither_stops_leases_nor_versions() {
     let mut world = World::new();
     let version = world.state.version;
