@@ -181,6 +181,49 @@ fn a_log_that_was_shortened_is_whole_for_those_who_come_and_those_who_are_there(
     assert_eq!(two.events().last().unwrap(), "room~a(x)1@1");
 }
 
+/// Says that a snapshot is whole of which there are no parts.
+fn marker(version: u8) -> Vec<u8> {
+    let mut entry = vec![version, b's'];
+    entry.extend([0; 16]);
+    entry.extend(1_u32.to_be_bytes());
+    entry
+}
+
+#[test]
+fn a_log_without_its_snapshot_is_begun_anew_only_if_nobody_is_there() {
+    std::thread::scope(|both| {
+        both.spawn(|| look_for_a_snapshot(ENTRY_VERSION, "a snapshot: it is being replaced"));
+        both.spawn(|| look_for_a_snapshot(ENTRY_VERSION + 1, "peer_cluster: nodes of another version use it"));
+    });
+}
+
+fn look_for_a_snapshot(version: u8, why: &str) {
+    with_nats(|bench| {
+        let one = Node::new(bench, 1);
+        let made = || {
+            bench.server.with_client(async |client| {
+                let stream = jetstream::new(client).get_stream(STREAMS[0]).await.unwrap();
+                stream.cached_info().created
+            })
+        };
+        bench.server.with_client(async |client| {
+            let context = jetstream::new(client);
+            let sent = context.publish("peer.log.snapshot", marker(version).into());
+            sent.await.unwrap().await.unwrap();
+        });
+        let before = made();
+        // Its lease is renewed meanwhile.
+        let two = bench.engine(Arc::new(Nodes::new(NodeId::from_bytes([2; 16]))));
+        let refused = two.lease().err().unwrap().to_string();
+        assert_eq!(refused, format!("NATS: {why}"));
+        assert_eq!(made(), before);
+        bench.held.lock().unwrap().clear();
+        drop(one);
+        assert!(two.lease().unwrap().take().unwrap().empty);
+        assert_ne!(made(), before);
+    });
+}
+
 #[test]
 fn a_broker_that_starts_again_has_lost_everything_and_is_found_so() {
     let Some(server) = NatsServer::start() else { return };

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::connect::Connection;
 use super::entry::PREFIX;
 use super::fold::State;
-use super::replica::Replica;
+use super::replica::{Missing, Replica};
 use super::snapshots::{self, Found};
 use super::{Core, lost};
 use crate::broker::Trouble;
@@ -31,8 +31,12 @@ pub(super) const STATE_PREFIX: &str = "peer.state.";
 const LOG_BYTES: i64 = 128 << 20;
 /// Bytes of the parts of snapshots, the last whole one and one that is being written.
 const STATE_BYTES: i64 = 256 << 20;
-/// How often a snapshot that another takes away while it is read is looked for again.
-const LOAD_TRIES: usize = 5;
+/// How often a snapshot that another takes away while it is read is looked for again,
+const LOAD_TRIES: usize = 9;
+/// and after what pause. All in all it takes longer than a lease does.
+const LOAD_PAUSE: Duration = Duration::from_millis(450);
+/// What cannot be read for so long, never will be.
+const MISSED_FOR: Duration = Duration::from_secs(30);
 /// A request to JetStream may take this long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// What is there already may take this long to be folded.
@@ -88,9 +92,13 @@ async fn start(
     let has_rest = |info: &Info| info.state.first_sequence <= folded + 1 && folded <= info.state.last_sequence;
     let mut next = folded + 1;
     if known != Some(generation(&info)) || !has_rest(&info) {
-        let (loaded, bytes) = match load(&log, &state).await? {
+        let (loaded, bytes) = match load(replica, &log, &state).await? {
             Some(loaded) => loaded,
             None => {
+                let there = log.get_info().await.map_err(|error| lost(LOG, error))?;
+                if generation(&there) != generation(&info) {
+                    return Err(lost(LOG, "another has begun it anew"));
+                }
                 tracing::error!("NATS: the log has lost its beginning, and there is no snapshot: it is begun anew");
                 for stream in [LOG, STATE] {
                     let deleted = context.delete_stream(stream).await;
@@ -157,25 +165,37 @@ fn generation(info: &Info) -> i128 {
     info.created.unix_timestamp_nanos()
 }
 
-/// The state of the last snapshot, and its bytes; of the log's beginning if it has that. None: neither can be had.
-async fn load(log: &Stream, state: &Stream) -> Result<Option<(State, u64)>, Trouble> {
-    for _ in 0..LOAD_TRIES {
+/// The state of the last snapshot, and its bytes; of the log's beginning if it has that. None: neither can be had any more.
+async fn load(replica: &Replica, log: &Stream, state: &Stream) -> Result<Option<(State, u64)>, Trouble> {
+    let mut ends = Vec::new();
+    let mut missing = None;
+    for tries_left in (0..LOAD_TRIES).rev() {
         let found = snapshots::find(log, state).await?;
-        let first = log
-            .get_info()
-            .await
-            .map_err(|error| lost(LOG, error))?
-            .state
-            .first_sequence;
-        match found {
+        let info = log.get_info().await.map_err(|error| lost(LOG, error))?;
+        let first = info.state.first_sequence;
+        ends.push((generation(&info), info.state.last_sequence));
+        missing = match found {
             Found::Whole(loaded, bytes) if first <= loaded.sequence() + 1 => return Ok(Some((*loaded, bytes))),
             Found::Nothing if first <= 1 => return Ok(Some((State::default(), 0))),
-            Found::Nothing => return Ok(None),
             // Another one was completed meanwhile, and took this one away.
-            Found::Whole(..) | Found::Parts => {}
+            Found::Whole(..) => None,
+            Found::Parts(nonce) => Some(Missing::Parts(nonce)),
+            Found::Nothing => Some(Missing::Beginning),
+            Found::Foreign => Some(Missing::Foreign),
+        };
+        if tries_left > 0 {
+            tokio::time::sleep(LOAD_PAUSE).await;
         }
     }
-    Ok(None)
+    // Whoever is alive renews its lease there.
+    if ends.windows(2).all(|pair| matches!(pair, [one, other] if one == other)) {
+        return Ok(None);
+    }
+    match missing {
+        Some(Missing::Foreign) => Err(lost(LOG, "nodes of another version use it")),
+        Some(missing) if replica.misses(missing) >= MISSED_FOR => Ok(None),
+        _ => Err(lost("a snapshot", "it is being replaced")),
+    }
 }
 
 /// The last entry that the log has.

@@ -53,6 +53,19 @@ struct Inner {
     /// News up to this entry are not kept any more.
     trimmed: u64,
     growth: Growth,
+    /// What could not be read of a log, and since when.
+    missing: Option<(Missing, Instant)>,
+}
+
+/// What a log lacks for its state to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Parts of the snapshot with this number.
+    Parts(u64),
+    /// Its first entries, and any snapshot.
+    Beginning,
+    /// A snapshot in a version that is known.
+    Foreign,
 }
 
 /// What became of an entry about this node's lease.
@@ -158,12 +171,24 @@ impl Replica {
             inner.trimmed = 0;
         }
         inner.generation = Some(generation);
+        inner.missing = None;
         // An epoch of a stream that is gone, or one that has run out, is known by the state not having it.
         inner.state = state;
         inner.growth = Growth {
             snapshot_bytes,
             ..Growth::default()
         };
+    }
+
+    /// That cannot be read: for how long now.
+    pub(super) fn misses(&self, missing: Missing) -> Duration {
+        let mut inner = self.lock();
+        let since = match inner.missing {
+            Some((same, since)) if same == missing => since,
+            _ => Instant::now(),
+        };
+        inner.missing = Some((missing, since));
+        since.elapsed()
     }
 
     /// Folds one entry. Whether a snapshot would be due by `after` entries.

@@ -35,43 +35,48 @@ const LATE: u64 = 2;
 pub(super) enum Found {
     /// The last snapshot, and its bytes.
     Whole(Box<State>, u64),
-    /// One of which parts are missing.
-    Parts,
+    /// One of which parts are missing; by which its parts are known.
+    Parts(u64),
+    /// One of nodes that write it in another version.
+    Foreign,
     Nothing,
 }
 
 /// The last snapshot.
 pub(super) async fn find(log: &Stream, state: &Stream) -> Result<Found, Trouble> {
-    let Some((_, marker)) = last(log).await? else {
-        return Ok(Found::Nothing);
+    let marker = match marker(log).await? {
+        Some((_, Some(marker))) => marker,
+        Some((_, None)) => return Ok(Found::Foreign),
+        None => return Ok(Found::Nothing),
     };
     let mut bytes = Vec::new();
     for part in 0..marker.parts {
         let subject = part_subject(marker.nonce, part);
         match state.get_last_raw_message_by_subject(&subject).await {
             Ok(message) => bytes.extend_from_slice(&message.payload),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(Found::Parts),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                return Ok(Found::Parts(marker.nonce));
+            }
             Err(error) => return Err(lost("a snapshot", error)),
         }
     }
     let size = bytes.len() as u64;
     let decoded = State::decode(&bytes).filter(|state| state.sequence() == marker.at);
-    decoded
-        .map(|state| Found::Whole(Box::new(state), size))
-        .ok_or_else(|| Trouble::Lost("NATS: the snapshot is of another version".to_owned()))
+    Ok(decoded.map_or(Found::Foreign, |state| Found::Whole(Box::new(state), size)))
 }
 
-/// The last entry that says that a snapshot is whole, and its place.
-async fn last(log: &Stream) -> Result<Option<(u64, Marker)>, Trouble> {
+/// The place of the last entry that says that a snapshot is whole, and what it says if it can be read.
+async fn marker(log: &Stream) -> Result<Option<(u64, Option<Marker>)>, Trouble> {
     let message = match log.get_last_raw_message_by_subject(SNAPSHOTS).await {
         Ok(message) => message,
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
         Err(error) => return Err(lost(LOG, error)),
     };
-    match Entry::decode(&message.payload) {
-        Some(Entry::Snapshot(marker)) => Ok(Some((message.sequence, marker))),
-        _ => Err(Trouble::Lost("NATS: the snapshot is of another version".to_owned())),
-    }
+    let marker = match Entry::decode(&message.payload) {
+        Some(Entry::Snapshot(marker)) => Some(marker),
+        _ => None,
+    };
+    Ok(Some((message.sequence, marker)))
 }
 
 fn part_subject(nonce: u64, part: u32) -> String {
@@ -130,7 +135,7 @@ impl Writer {
     }
 
     async fn write(&self) -> Result<(), Trouble> {
-        let earlier = last(&self.log).await?;
+        let earlier = marker(&self.log).await?;
         let (at, bytes) = self.replica.encode();
         let follows = earlier.map_or(0, |(sequence, _)| sequence);
         if follows > at {
