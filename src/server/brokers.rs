@@ -134,6 +134,7 @@ fn redis_options(config: &Config) -> Result<RedisOptions, StartError> {
         password: given(&config.redis_password),
         db: config.redis_db,
         tls: config.redis_tls.then_some(Tls { ca }),
+        list_bytes: config.list_bytes_max,
         ..RedisOptions::new(address)
     })
 }

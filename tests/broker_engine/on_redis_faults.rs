@@ -1,8 +1,10 @@
 //! What the scripts make of a bad moment: a node that lapsed between two of them, a server with an older state, keys that
 //! somebody else wrote, and namespaces that are too large for one step.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use peer_server::broker::redis::{Address, Redis, RedisOptions};
 use peer_server::broker::{News, Trouble};
 use peer_server::ids::{CommandId, LoopId};
 use peer_server::message::cluster::{Command, Reply, RoomTerms, What, Who};
@@ -215,6 +217,37 @@ fn a_server_that_started_again_makes_an_epoch_new() {
     assert!(matches!(news[..], [News::Happened(_)]), "from its beginning: {news:?}");
     bench.hold(one.nodes.own(), one.epoch);
     assert_eq!(one.come_back().epoch, taken.epoch, "the same server");
+}
+
+#[test]
+fn a_list_ends_with_the_member_that_makes_it_too_long() {
+    with_redis(|bench| {
+        let mut one = Node::new(bench, 1);
+        for (peer, session) in ('a'..='f').zip(1..) {
+            let who = one.register(peer, session);
+            one.ask(join_as(who, "lobby", false, 9, None, &peer.to_string().repeat(100)));
+        }
+        let options = |list_bytes| RedisOptions {
+            list_bytes,
+            ..RedisOptions::new(Address::Socket(bench.0.socket()))
+        };
+        let listed = |one: &mut Node, list_bytes, limit| {
+            one.engine = Arc::new(Redis::new(options(list_bytes), one.nodes.clone(), true));
+            one.commands = one.engine.commands().unwrap();
+            match one.run(list("lobby", limit)) {
+                Reply::Listed { peers, total } => {
+                    let infos = peers.iter().map(|info| info.json_len());
+                    (peers.len(), total, infos.max().unwrap_or_default())
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let (all, _, longest) = listed(&mut one, 1 << 20, 10);
+        assert_eq!(all, 6);
+        assert_eq!(listed(&mut one, 1 << 20, 4).0, 4);
+        assert_eq!(listed(&mut one, 0, 10), (1, 6, longest));
+        assert_eq!(listed(&mut one, 3 * longest / 2, 10), (2, 6, longest));
+    });
 }
 
 #[test]

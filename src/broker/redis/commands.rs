@@ -24,6 +24,8 @@ pub(super) struct RedisCommands {
     nodes: Arc<Nodes>,
     memory: Arc<Memory>,
     reader: Reader,
+    /// See [`super::RedisOptions::list_bytes`].
+    list_bytes: usize,
 }
 
 /// Commands that are on their way at once.
@@ -32,13 +34,14 @@ const PIPELINE: usize = 512;
 const STEPS_MAX: usize = 1_000;
 
 impl RedisCommands {
-    pub(super) fn new(connection: Connection, nodes: Arc<Nodes>, memory: Arc<Memory>) -> Self {
+    pub(super) fn new(connection: Connection, nodes: Arc<Nodes>, memory: Arc<Memory>, list_bytes: usize) -> Self {
         let reader = Reader::new(nodes.clone(), memory.strange.clone());
         Self {
             connection,
             nodes,
             memory,
             reader,
+            list_bytes,
         }
     }
 }
@@ -50,7 +53,9 @@ impl Commands for RedisCommands {
         for part in batch.chunks(PIPELINE) {
             let was_emptied = self.memory.was_emptied();
             runs.clear();
-            runs.extend(part.iter().map(|command| written(&command.what, &place, was_emptied)));
+            let list_bytes = self.list_bytes;
+            let write = |command: &Command| written(&command.what, &place, was_emptied, list_bytes);
+            runs.extend(part.iter().map(write));
             let mut unfinished = Vec::new();
             scripts::run(&mut self.connection, &runs, |index, answer| {
                 if let Some(command) = part.get(index) {
@@ -105,7 +110,7 @@ impl RedisCommands {
                     });
                 }
             }
-            let run = written(&command.what, place, self.memory.was_emptied());
+            let run = written(&command.what, place, self.memory.was_emptied(), self.list_bytes);
             let mut next = Step::Replied(Reply::Lost);
             scripts::run(&mut self.connection, &[run], |_, answer| {
                 next = self::step(&command.what, &answer, &self.reader);
@@ -155,7 +160,7 @@ fn about_which(what: &What) -> Option<NamespaceId> {
 }
 
 /// A command with its arguments, in the order that the head of its script has.
-fn written(what: &What, place: &str, was_emptied: bool) -> Cmd {
+fn written(what: &What, place: &str, was_emptied: bool, list_bytes: usize) -> Cmd {
     match what {
         What::Register { who, aliases } => {
             let mut run = by(Script::Register, place, who);
@@ -275,7 +280,7 @@ fn written(what: &What, place: &str, was_emptied: bool) -> Cmd {
         }
         What::List { namespace, limit } => {
             let mut run = Script::List.run();
-            run.arg(ns(*namespace)).arg(*limit);
+            run.arg(ns(*namespace)).arg(*limit).arg(list_bytes);
             run
         }
         What::Describe { namespace } => {

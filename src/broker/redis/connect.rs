@@ -33,6 +33,8 @@ pub struct RedisOptions {
     pub connect_timeout: Duration,
     /// How long an answer, or the way of a request out, may take.
     pub timeout: Duration,
+    /// Bytes of public info that a list of members is to have; it ends with the member that passes them.
+    pub list_bytes: usize,
 }
 
 /// Where Redis is.
@@ -71,6 +73,8 @@ pub(super) enum Protocol {
 const CONNECT: Duration = Duration::from_secs(2);
 /// An answer may take so long. Two thirds of a lease: a renewal without an answer ends when the lease does.
 const ANSWER: Duration = Duration::from_secs(2);
+/// What a peer is told of a list unless it is set otherwise.
+const LIST_BYTES: usize = 256 * 1024;
 /// The port of a server that is given without one.
 const PORT: u16 = 6379;
 /// The port of a Sentinel that is given without one.
@@ -175,6 +179,7 @@ impl RedisOptions {
             tls: None,
             connect_timeout: CONNECT,
             timeout: ANSWER,
+            list_bytes: LIST_BYTES,
         }
     }
 

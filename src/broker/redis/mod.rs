@@ -71,6 +71,7 @@ impl Engine for Redis {
             connection,
             self.nodes.clone(),
             self.memory.clone(),
+            self.options.list_bytes,
         )))
     }
 

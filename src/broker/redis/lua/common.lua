@@ -290,12 +290,17 @@ end
 -- Entries looked at for a list: behind more of the dead it ends early, until they are swept.
 local LOOKED_AT_MAX = 2000
 
--- Entries of at most `limit` members in join order, without those on dead nodes.
-local function members(space, limit)
-  local ns, found, from = space.ns, {}, 0
+-- Entries looked at in one go: few where bytes count, which one knows of only afterwards.
+local SPAN, SPAN_IN_BYTES = 1000, 50
+
+-- Entries of at most `limit` members in join order, without those on dead nodes. With `bytes` the last of them is the one that
+-- makes the infos longer than that.
+local function members(space, limit, bytes)
+  local ns, found, from, sum = space.ns, {}, 0, 0
   local is_whole = space.live == space.all
+  local most = bytes and SPAN_IN_BYTES or SPAN
   while #found < limit and from < LOOKED_AT_MAX do
-    local span = is_whole and math.min(limit - #found, 1000) or 1000
+    local span = is_whole and math.min(limit - #found, most) or most
     local keys = call('ZRANGE', 'peer:o:' .. ns, from, from + span - 1)
     if #keys == 0 then
       break
@@ -304,6 +309,10 @@ local function members(space, limit)
     for _, entry in ipairs(call('HMGET', 'peer:r:' .. ns, unpack(keys))) do
       if #found < limit and (is_whole or (entry and is_listed(place_of(entry)))) then
         found[#found + 1] = entry
+        sum = sum + (bytes and entry and #entry - (string.find(entry, ' ', 1, true) or 0) or 0)
+        if bytes and sum > bytes then
+          return found
+        end
       end
     end
   end

@@ -1,4 +1,5 @@
--- Arguments: namespace, how many at most. Returns: how many there are, entries in join order.
+-- Arguments: namespace, how many at most, bytes of their infos that are enough. Returns: how many there are, entries in join
+-- order.
 local space = space_of(ARGV[1])
 if is_room(space) then
   return { 'refused', 'cannot discover room peers' }
@@ -6,4 +7,4 @@ end
 if space.live <= 0 then
   return { 'listed', 0, {} }
 end
-return { 'listed', space.live, members(space, tonumber(ARGV[2])) }
+return { 'listed', space.live, members(space, tonumber(ARGV[2]), tonumber(ARGV[3])) }
