@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Fleet;
-use super::link::QUEUE_BYTES;
 
 /// See [`Readings`].
 #[derive(Debug)]
@@ -186,9 +185,9 @@ impl Figures {
         self.renewed_us.store(0, Ordering::Relaxed);
     }
 
-    /// Makes room in the queues; false: there is none.
-    pub(super) fn take(&self, bytes: usize) -> bool {
-        let within = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= QUEUE_BYTES);
+    /// Makes room in the queues, which may hold `most` bytes then; false: there is none.
+    pub(super) fn take(&self, bytes: usize, most: usize) -> bool {
+        let within = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= most);
         let taken = self
             .queue_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);

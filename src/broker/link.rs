@@ -21,6 +21,8 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// Bytes that may wait for the broker, commands and traffic of all loops together.
 pub(super) const QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// The same when traffic is added: much of that keeps no registration and no leave from the broker.
+pub(super) const TRAFFIC_BYTES: usize = 6 * 1024 * 1024;
 /// Events that wait for a loop before a broker's thread waits for it.
 const EVENTS: usize = 8192;
 /// Messages that may wait for the broker besides: a queue of fixed length allocates nothing as it is used.
@@ -79,7 +81,7 @@ impl Link {
     /// # Errors
     /// [`Busy`]: the queue is full or the node is down, nothing will come of it.
     pub fn command(&mut self, command: Command) -> Result<(), Busy> {
-        self.admit(weight(&command))?;
+        self.admit(weight(&command), QUEUE_BYTES)?;
         // Without a receiver the broker has stopped, and the process is ending.
         let _ = self.commands.send(command);
         Ok(())
@@ -101,9 +103,9 @@ impl Link {
         self.figures.is_up()
     }
 
-    /// Whether the queue would take so many bytes now.
+    /// Whether the queue would take so many bytes of traffic now.
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.figures.waiting() + bytes <= QUEUE_BYTES
+        self.figures.waiting() + bytes <= TRAFFIC_BYTES
     }
 
     /// Hands over traffic. `bytes` is left empty, with room for more.
@@ -111,7 +113,7 @@ impl Link {
     /// # Errors
     /// [`Busy`]: the queue is full or the node is down; `bytes` is as it was.
     pub fn publish(&mut self, to: Channel, bytes: &mut Vec<u8>) -> Result<(), Busy> {
-        self.admit(bytes.len())?;
+        self.admit(bytes.len(), TRAFFIC_BYTES)?;
         let next = self.spare.try_recv().unwrap_or_default();
         let sent = self.traffic.try_send((to, std::mem::replace(bytes, next)));
         if let Err(TrySendError::Full((_, unsent))) = sent {
@@ -129,12 +131,12 @@ impl Link {
     }
 
     /// Nothing waits while the node is down, so that nothing grows and everybody is told at once.
-    fn admit(&self, bytes: usize) -> Result<(), Busy> {
+    fn admit(&self, bytes: usize, most: usize) -> Result<(), Busy> {
         if !self.figures.is_up() {
             count(&self.figures.refused_down, 1);
             return Err(Busy);
         }
-        if !self.figures.take(bytes) {
+        if !self.figures.take(bytes, most) {
             count(&self.figures.refused_full, 1);
             return Err(Busy);
         }
@@ -315,4 +317,40 @@ pub fn connect(homes: &Homes, wakes: Vec<Wake>, traffic_max: usize) -> (Vec<Link
         traffic_max,
     };
     (links, queues, routes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::ids::{CommandId, Fingerprint};
+
+    #[test]
+    fn traffic_leaves_room_for_commands() {
+        let homes = Homes::new(1, [0; 4]);
+        let (mut links, queues, _) = connect(&homes, vec![Arc::new(|| ())], 1024);
+        let link = &mut links[0];
+        queues.set_up(true);
+        let part = 64 * 1024;
+        let mut parts = 0;
+        while link.publish(Channel::Relay, &mut vec![0; part]) == Ok(()) {
+            parts += 1;
+        }
+        assert_eq!(parts * part, TRAFFIC_BYTES);
+        assert!(!link.has_room(1));
+        let command = || Command {
+            id: CommandId::from_u64(1),
+            what: What::Find {
+                fingerprint: Fingerprint::of_key("x"),
+            },
+        };
+        let mut commands = 0;
+        while link.command(command()) == Ok(()) {
+            commands += 1;
+        }
+        assert_eq!(commands * COMMAND_BYTES, QUEUE_BYTES - TRAFFIC_BYTES);
+        queues.next_command(Duration::ZERO).unwrap();
+        assert_eq!(link.publish(Channel::Relay, &mut vec![0]), Err(Busy));
+        assert_eq!(link.command(command()), Ok(()));
+    }
 }

@@ -4,7 +4,7 @@
 //! Never: waits for a loop. For one that is too far behind it answers in its place.
 
 use super::figures::count;
-use super::link::Queues;
+use super::link::{Queues, TRAFFIC_BYTES};
 use super::{Busy, Channel, NodeId, Routes};
 use crate::dialect::fleet::{self, Topic};
 use crate::ids::{Fingerprint, Homes, LoopId};
@@ -75,7 +75,7 @@ impl PlainEar {
             return;
         }
         let bytes = ack.len();
-        if !figures.take(bytes) {
+        if !figures.take(bytes, TRAFFIC_BYTES) {
             return count(&figures.refused_full, 1);
         }
         // This thread hears all other nodes: it must not wait for the one that publishes.

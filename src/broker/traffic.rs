@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::select;
 
 use super::figures::count;
-use super::link::{Busy, Queues};
+use super::link::{Busy, Queues, TRAFFIC_BYTES};
 use super::plain::PlainEar;
 use super::session::Session;
 use super::{Channel, Epoch, NodeId, Nodes, Publisher, Routes, Subscriber, Trouble};
@@ -300,7 +300,7 @@ impl Incoming {
         if refusals.is_empty() {
             return;
         }
-        if !figures.take(refusals.len()) {
+        if !figures.take(refusals.len(), TRAFFIC_BYTES) {
             count(&figures.refused_full, 1);
             return;
         }
