@@ -61,6 +61,15 @@ struct Known {
     own: Option<Epoch>,
 }
 
+/// Why this node is down from then on.
+const USED_UP: &str = "too many nodes were seen since this one was started: start it again";
+
+impl Known {
+    fn next(&self) -> Option<NodeNo> {
+        u16::try_from(self.names.len()).ok().and_then(NodeNo::new)
+    }
+}
+
 impl Nodes {
     /// Only this node is known.
     pub fn new(own: NodeId) -> Self {
@@ -92,12 +101,22 @@ impl Nodes {
             if let Some(number) = known.numbers.get(&(node, epoch)) {
                 return Ok(Some(*number));
             }
-            let number = u16::try_from(known.names.len()).ok().and_then(NodeNo::new);
-            let number = number.ok_or_else(|| super::Trouble::Lost("too many nodes were seen".to_owned()))?;
+            let number = known.next().ok_or_else(|| super::Trouble::Lost(USED_UP.to_owned()))?;
             known.names.push((node, epoch));
             known.numbers.insert((node, epoch), number);
             Ok(Some(number))
         })
+    }
+
+    /// Whether a node that was not heard of would have a number. Otherwise this process cannot be one of several any more.
+    ///
+    /// # Errors
+    /// They are used up.
+    pub fn check(&self) -> Result<(), super::Trouble> {
+        match self.with(|known| known.next()) {
+            Some(_) => Ok(()),
+            None => Err(super::Trouble::Lost(USED_UP.to_owned())),
+        }
     }
 
     /// The node with this number, and its epoch.
@@ -132,5 +151,19 @@ mod tests {
         assert_eq!(nodes.name(numbers[2]), Some((other, Epoch(2))));
         assert_eq!(NodeId::parse(&own.to_string()), Some(own));
         assert_eq!(NodeId::parse("ab"), None);
+    }
+
+    #[test]
+    fn numbers_that_are_used_up_are_found_so() {
+        let nodes = Nodes::new(NodeId::from_bytes([1; 16]));
+        let other = NodeId::from_bytes([2; 16]);
+        let mut epoch = 0;
+        while nodes.check().is_ok() {
+            nodes.number(other, Epoch(epoch)).unwrap();
+            epoch += 1;
+        }
+        assert!(epoch > 30_000);
+        assert!(nodes.number(other, Epoch(epoch)).is_err());
+        assert!(nodes.number(other, Epoch(0)).is_ok(), "known already");
     }
 }

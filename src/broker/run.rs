@@ -355,6 +355,8 @@ impl Watch {
     }
 
     fn take_lease(&mut self) -> Result<Arc<Session>, Stopped> {
+        // Else it would come up and go down for ever, with a lease that others believe.
+        self.nodes.check()?;
         let mut lease = self.engine.lease()?;
         let sent = Instant::now();
         let taken = match self.epoch {

@@ -279,7 +279,7 @@ impl Replica {
         drop(guard);
         self.changed.notify_all();
         match many.get() {
-            true => Err("too many nodes were seen"),
+            true => Err("too many nodes were seen since this one was started"),
             false => Ok(growth),
         }
     }
