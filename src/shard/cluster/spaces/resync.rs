@@ -8,8 +8,9 @@ use crate::ids::{Fingerprint, LoopId, NamespaceId, NodeNo};
 use crate::message::cluster::{Reply, What, Who};
 use crate::shard::Shard;
 
-/// Rosters under way at a time, to be compared: all of them at once would fill the queue to the broker.
-const COMPARISONS_MAX: usize = 512;
+/// Rosters under way at a time, to be compared, of all loops together: the broker may work on a large one for ten
+/// milliseconds, and meanwhile nobody's lease is renewed.
+const COMPARISONS_MAX: usize = 32;
 
 impl Shard {
     /// The broker is lost. What was on its way to members here will not come, and what leaves is let go.
@@ -74,8 +75,9 @@ impl Shard {
 
     /// Asks for as many of the rosters as may be under way.
     pub(super) fn compare_more(&mut self) {
+        let most = (COMPARISONS_MAX / self.homes.loops()).max(1);
         while let Some(spaces) = self.spaces_mut()
-            && spaces.comparisons < COMPARISONS_MAX
+            && spaces.comparisons < most
             && let Some(namespace) = spaces.comparing.pop_first()
         {
             let Some(space) = spaces.known.get_mut(&namespace).filter(|space| space.loaded) else {
