@@ -110,7 +110,8 @@ pub(super) fn own() -> io::Result<()> {
     //
     // The threads of the broker share the process's table too. What they open they open after all loops have parted
     // (`brokers::Prepared::open`), and they alone use it: a loop hands them work through a channel and never a descriptor.
-    // They wake it by its `Waker`.
+    // They wake it by its `Waker`. Only the two runtimes of `broker::nats::Nats::new` are made before the loops part: their polls
+    // and eventfds stand in every loop's table, where nobody names their numbers or closes them.
     //
     // The handlers of signals run on any thread and write to a pipe by its number: it is made before any loop's table
     // and never closed (`server::catch_signals`). Numbers 0 to 2 are never closed either. No thread is spawned by a loop.
