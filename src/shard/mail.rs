@@ -192,10 +192,13 @@ pub enum Mail {
         /// The broker did not get to hear all of it.
         lost: bool,
     },
-    /// From a namespace's home: what this session had there is lost, so it is to end, closed with 1012.
+    /// From a namespace's home: what this session has there is lost, so it is to end, closed with 1012. If it has nothing
+    /// there any more, it was put out or has left: it goes on.
     Evicted {
         /// Which session.
         who: Who,
+        /// Where.
+        namespace: NamespaceId,
     },
 }
 

@@ -242,7 +242,7 @@ impl Shard {
                 self.on_rejoin(asker, namespace, info, has);
             }
             Mail::Rejoined { who, lost } => self.on_rejoined(who, lost),
-            Mail::Evicted { who } => self.on_evicted(who),
+            Mail::Evicted { who, namespace } => self.on_evicted(who, namespace),
         }
     }
 

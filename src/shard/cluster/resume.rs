@@ -258,9 +258,13 @@ impl Shard {
         self.tell_sessions();
     }
 
-    /// A namespace could not take a session back.
-    pub(in crate::shard) fn on_evicted(&mut self, who: Who) {
-        match self.peers.find_session(&who.fingerprint, who.session) {
+    /// A namespace could not take a session back, or has lost it.
+    pub(in crate::shard) fn on_evicted(&mut self, who: Who, namespace: NamespaceId) {
+        let has = |key: &PeerKey| {
+            let held = self.peers.get(*key).and_then(|peer| peer.membership(namespace));
+            held.is_some_and(|held| held.is_member() || held.ticket)
+        };
+        match self.peers.find_session(&who.fingerprint, who.session).filter(has) {
             Some(key) => self.evict(key, "membership lost"),
             None => self.counters.stale_mail += 1,
         }

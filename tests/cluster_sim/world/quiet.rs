@@ -151,7 +151,9 @@ impl World {
                 for copy in &snapshot.namespaces {
                     assert_eq!(node.homes.of_namespace(copy.id).index(), at, "a copy away from home");
                     copies.insert(copy.id, copy.members.clone());
-                    let truth = self.broker.spaces.get(&copy.id).expect("a copy of what there is");
+                    let truth = self.broker.spaces.get(&copy.id);
+                    let truth =
+                        truth.unwrap_or_else(|| panic!("a copy of what there is: node {n} loop {at}, {copy:?}"));
                     let room = truth.room.map(|terms| (terms.owner, terms.max_size));
                     assert_eq!(copy.room, room, "node {n}: a room as the broker has it");
                 }

@@ -175,17 +175,24 @@ fn whom_a_namespace_cannot_take_back_is_closed() {
         let name = scene.name(number);
         scene.join(peer, &name);
     }
+    let [namespace, nothing] = [0, 2].map(|number| scene.homes.namespace(&scene.name(number)));
     scene.lose_broker();
     scene.hear(Event::Up);
     scene.answer(Reply::Registered { alias: Some(0) });
-    hear_mail(&mut scene, Mail::Evicted { who });
+    let not_there = Mail::Evicted {
+        who,
+        namespace: nothing,
+    };
+    hear_mail(&mut scene, not_there);
+    assert_eq!(scene.closed, [], "it has nothing there any more");
+    hear_mail(&mut scene, Mail::Evicted { who, namespace });
     assert_eq!(scene.closed, [(FIRST, CLOSE_RESTART)]);
     assert!(matches!(scene.answer(Reply::Done), What::End { who: ended } if ended == who));
     assert!(scene.shard.cluster_ready(), "nothing is waited for");
     for mail in [
         Mail::Rejoined { who, lost: false },
         Mail::Rejoined { who, lost: false },
-        Mail::Evicted { who },
+        Mail::Evicted { who, namespace },
     ] {
         hear_mail(&mut scene, mail);
     }

@@ -150,18 +150,17 @@ impl Shard {
         let entry = entry.map(|entry| (entry.loop_id, entry.session));
         let again = entry == Some((loop_id, session));
         let coming = space.coming.get(&session);
-        let expected = coming.is_some() || quiet;
-        if gone || node.is_none() && !again && !expected {
-            // What is left of a join that was lost with the broker: that ends as soon as its session is told again.
+        if gone || node.is_none() && !again && coming.is_none() {
+            // What is left of a join that was lost with the broker: that ends as soon as its session is told again. Or it
+            // was told again, and has left since.
             return;
         }
         let quiet = again && (quiet || coming.is_some_and(|coming| coming.how == How::Again));
-        if node.is_none() {
-            space.leaving.remove(&session);
-            if let Some(coming) = space.coming.get_mut(&session).filter(|coming| coming.how != How::Again) {
-                // Whatever put it out came before.
-                coming.kicked = coming.kicked.filter(|_| coming.version.is_some());
-            }
+        if node.is_none()
+            && let Some(coming) = space.coming.get_mut(&session).filter(|coming| coming.how != How::Again)
+        {
+            // Whatever put it out came before.
+            coming.kicked = coming.kicked.filter(|_| coming.version.is_some());
         }
         match entry {
             Some((before, earlier)) => {
@@ -183,6 +182,7 @@ impl Shard {
         }
         if !again {
             self.forget_place_of(loop_id, fingerprint);
+            self.give_up_if_away(id);
         }
     }
 
@@ -201,6 +201,11 @@ impl Shard {
             space.leaving.remove(&session);
             space.unconfirmed.remove(&session);
         }
+        self.give_up_if_away(id);
+    }
+
+    /// A copy of which the last member here went is given up.
+    fn give_up_if_away(&mut self, id: NamespaceId) {
         let namespace = self.namespaces.get(&id);
         if namespace.is_some_and(|namespace| !namespace.is_local()) {
             self.give_up_copy(id);
@@ -401,9 +406,7 @@ impl Shard {
         for (version, change) in kept {
             self.take_change(id, version, change);
         }
-        if self.namespaces.get(&id).is_some_and(|namespace| !namespace.is_local()) {
-            self.give_up_copy(id);
-        }
+        self.give_up_if_away(id);
     }
 
     /// Makes the copy of others equal to the roster and tells the difference. Members here are what this node says they are.
@@ -422,8 +425,9 @@ impl Shard {
         for entry in namespace.roster.iter() {
             let fingerprint = entry.info.fingerprint;
             let stays = match (there.get(&fingerprint), entry.loop_id.node()) {
-                (Some(member), None) => member.node.is_none() || !space.leaving.contains_key(&entry.session),
-                (None, None) => !space.leaving.contains_key(&entry.session),
+                (Some(member), None) if (member.node, member.session) == (None, entry.session) => true,
+                // If another session of its key is there, that takes its place below.
+                (_, None) => !space.leaving.contains_key(&entry.session),
                 (member, Some(_)) => member.is_some(),
             };
             if touched.contains(&fingerprint) {
@@ -459,7 +463,6 @@ impl Shard {
             match entry {
                 _ if touched.contains(&fingerprint) => {}
                 Some(entry) if (entry.loop_id, entry.session) == (loop_id, member.session) => entry.info = member.info,
-                Some(entry) if entry.loop_id.node().is_none() && member.node.is_some() => {}
                 _ => self.put_in(id, member, false),
             }
         }

@@ -215,6 +215,10 @@ impl Shard {
         else {
             return;
         };
+        if let Some(space) = self.space_mut(id) {
+            // It left before it asked. No sooner: what the copy is told of it may be of an earlier join.
+            space.leaving.remove(&session);
+        }
         let room = !matches!(how, How::Join { room: false });
         let shown = if room { ROOM_MAX } else { LIST_DEFAULT };
         let namespace = self.namespaces.get(&id);
@@ -252,6 +256,15 @@ impl Shard {
     pub(super) fn leave_space(&mut self, asker: Asker, namespace: NamespaceId) {
         let who = who(&asker);
         self.drop_ticket(namespace, asker.session);
+        if let Some(space) = self.space_mut(namespace)
+            && space
+                .coming
+                .get(&asker.session)
+                .is_some_and(|coming| coming.how == How::Again)
+        {
+            // What is heard of that from here on brings it in no more.
+            space.stop_expecting(asker.session);
+        }
         let up = self.is_up();
         match up {
             true => self.goes(namespace, who),
@@ -264,6 +277,7 @@ impl Shard {
         if !up {
             self.answer(asker, namespace, Answer::Done);
         }
+        self.tidy_space(namespace);
     }
 
     pub(super) fn on_left(&mut self, asker: Asker, namespace: NamespaceId, reply: &Reply) {
@@ -352,7 +366,9 @@ impl Shard {
             };
             (known.name.clone(), known.room.as_ref().map(terms))
         }) else {
-            // It was put out, and the word of that is ahead of this answer.
+            // It was put out, and the word of that is ahead of this one, which then finds nothing; or its key came on another
+            // node, and what would have ended it was lost with the broker.
+            self.send(session.loop_id, Mail::Evicted { who, namespace });
             return self.end_rejoin(session, namespace, has);
         };
         if let Some(space) = self.space_mut(namespace) {
@@ -416,7 +432,7 @@ impl Shard {
             }
             // Stale: the key has another session, and the word of that is on its way.
             Reply::Lost | Reply::Stale => {}
-            _ => self.send(loop_id, Mail::Evicted { who }),
+            _ => self.send(loop_id, Mail::Evicted { who, namespace: id }),
         }
         self.tidy_space(id);
         let lost = matches!(reply, Reply::Lost);

@@ -233,7 +233,10 @@ impl Shard {
             Reply::Done => self.drop_ticket(namespace, session.who.session),
             _ => {
                 self.drop_ticket(namespace, session.who.session);
-                self.send(session.loop_id, Mail::Evicted { who: session.who });
+                self.send(session.loop_id, {
+                    let who = session.who;
+                    Mail::Evicted { who, namespace }
+                });
             }
         }
         let (who, lost) = (session.who, matches!(reply, Reply::Lost));

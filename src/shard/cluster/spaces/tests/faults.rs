@@ -338,7 +338,7 @@ fn who_was_kicked_while_the_broker_was_lost_is_not_made_a_member_again() {
         home.is_kicked(7, 'a');
         let _ = home.said();
         home.rejoin('a', true, false);
-        assert_eq!(home.said(), ["a rejoined"]);
+        assert_eq!(home.said(), ["a evicted", "a rejoined"], "it knows that it was kicked");
         assert_eq!(home.asked(), [""; 0]);
     }
     // While it is told: kick, joined and reply in every order that there is.
@@ -456,5 +456,78 @@ fn a_member_that_was_missing_in_a_roster_goes_with_the_event_before_it() {
             &["-c loop 1 1"]
         };
         assert_eq!(home.said(), heard);
+    }
+}
+
+#[test]
+fn who_goes_does_so_whatever_is_heard_of_an_earlier_join() {
+    for by_roster in [true, false] {
+        let mut home = Home::with_two();
+        home.ask_join('c');
+        home.comes(6, 'c', None);
+        home.joined(6, None);
+        home.ask_join('c');
+        home.gone('c');
+        home.joined(7, None);
+        home.comes(7, 'c', None);
+        let _ = home.said();
+        if by_roster {
+            home.tell(Event::Compare);
+            let roster = home.roster(8, &[('b', Some(1)), ('a', None)]);
+            home.reply(Reply::Roster(roster));
+        } else {
+            home.tell(Event::Down);
+        }
+        assert_eq!(home.said(), ["-c loop 1 1"]);
+    }
+}
+
+#[test]
+fn a_key_that_came_on_another_node_takes_the_last_member_and_the_copy() {
+    for by_roster in [true, false] {
+        let mut home = Home::with_two();
+        if by_roster {
+            home.tell(Event::Compare);
+            let roster = home.roster(7, &[('b', Some(1)), ('a', Some(2))]);
+            home.reply(Reply::Roster(roster));
+        } else {
+            home.comes(7, 'a', Some(2));
+        }
+        let _ = home.said();
+        assert!(home.is_empty());
+    }
+}
+
+#[test]
+fn who_is_a_member_to_its_loop_alone_is_told_so() {
+    let mut home = Home::with_two();
+    home.goes(6, 'a', None);
+    home.tell(Event::Down);
+    home.tell(Event::Up);
+    let _ = home.said();
+    home.rejoin('a', true, false);
+    assert_eq!(home.said(), ["a evicted", "a rejoined"]);
+}
+
+#[test]
+fn who_leaves_before_its_home_hears_that_the_broker_is_back_leaves_it_there_too() {
+    for heard_down in [true, false] {
+        let mut home = Home::with_two();
+        if heard_down {
+            home.tell(Event::Down);
+        }
+        // Its loop knew sooner.
+        home.rejoin('a', true, false);
+        home.ask('a', Ask::Leave);
+        assert_eq!(home.asked(), ["rejoin", "leave"]);
+        if !heard_down {
+            home.tell(Event::Down);
+        }
+        home.tell(Event::Up);
+        home.joined(8, None);
+        home.comes(8, 'a', None);
+        home.reply(Reply::Done);
+        home.goes(9, 'a', None);
+        assert!(home.is_empty());
     }
 }

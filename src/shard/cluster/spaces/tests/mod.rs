@@ -379,7 +379,7 @@ impl Home {
                 let came = if lost { "not told" } else { "rejoined" };
                 format!("{} {came}", self.letter(&who.fingerprint))
             }
-            Mail::Evicted { who } => format!("{} evicted", self.letter(&who.fingerprint)),
+            Mail::Evicted { who, .. } => format!("{} evicted", self.letter(&who.fingerprint)),
             other => panic!("{other:?}"),
         }
     }
