@@ -300,30 +300,29 @@ impl World {
         }
     }
 
-    /// Whether the log ends as a client of that node was told. A session of the same node that ended while its join was under
-    /// way is never shown there; the other nodes see it come and go.
+    /// Whether the log ends as a client of that node was told of one key. A session of the same node that ended while its join
+    /// was under way is never shown there; the other nodes see it come and go.
     fn ends_as_told(&self, n: usize, told: &[(usize, Option<usize>)], log: &[(usize, Option<usize>)]) -> bool {
-        let (mut left, mut unseen) = (told.len(), BTreeSet::new());
-        for (at, entry) in log.iter().enumerate().rev() {
-            if left == 0 {
-                break;
-            }
-            if unseen.remove(&at) {
-                continue;
-            }
-            if told[left - 1] == *entry {
-                left -= 1;
-                continue;
-            }
-            let came = log[..at].iter().rposition(|(key, _)| *key == entry.0);
-            match came.map(|came| (came, log[came].1)) {
-                Some((came, Some(serial))) if entry.1.is_none() && self.conns[serial].node == n => {
-                    unseen.insert(came);
-                }
-                _ => return false,
-            }
+        let Some((last, told_before)) = told.split_last() else {
+            return true;
+        };
+        let Some((entry, before)) = log.split_last() else {
+            return false;
+        };
+        if last == entry && self.ends_as_told(n, told_before, before) {
+            return true;
         }
-        left == 0
+        let unseen = match (entry.1, before.last()) {
+            (None, Some((_, Some(serial)))) => Some(*serial).filter(|serial| self.conns[*serial].node == n),
+            _ => None,
+        };
+        unseen.is_some_and(|serial| {
+            let came = before
+                .iter()
+                .rposition(|(_, of)| *of != Some(serial))
+                .map_or(0, |at| at + 1);
+            self.ends_as_told(n, told, &before[..came])
+        })
     }
 
     /// No request is in two groups while the broker keeps its data.

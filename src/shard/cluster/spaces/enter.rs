@@ -241,7 +241,20 @@ impl Shard {
 
     /// After the others were told: what the kicked peer does once it knows must not overtake its peer_left.
     pub(super) fn tell_kicked(&mut self, id: NamespaceId, target: Who, owner: Fingerprint) {
-        self.drop_ticket(id, target.session);
+        let comes = self
+            .space(id)
+            .is_some_and(|space| space.coming.contains_key(&target.session));
+        if self.drop_ticket(id, target.session) && !comes {
+            // The broker has taken back what it asked for before; what it asked for since, which nobody has any more, goes so.
+            self.ask_broker(
+                id,
+                Asked::Owed(target),
+                What::Leave {
+                    who: target,
+                    namespace: id,
+                },
+            );
+        }
         let name = self.space(id).map(|space| space.name.clone()).unwrap_or_default();
         let mail = Mail::Kicked {
             room: id,

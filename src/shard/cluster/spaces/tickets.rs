@@ -108,16 +108,17 @@ impl Shard {
         }
     }
 
-    /// This request is over, as far as this node knows.
-    pub(super) fn drop_ticket(&mut self, namespace: NamespaceId, session: SessionId) {
-        let Some(spaces) = self.spaces_mut() else { return };
+    /// This request is over, as far as this node knows; false: there is none.
+    pub(super) fn drop_ticket(&mut self, namespace: NamespaceId, session: SessionId) -> bool {
+        let Some(spaces) = self.spaces_mut() else { return false };
         let Some(ticket) = spaces.tickets.remove(&(namespace, session)) else {
-            return;
+            return false;
         };
         spaces.late.put(ticket.number, ticket.place);
         if ticket.permit {
             self.permits.match_waiting.release();
         }
+        true
     }
 
     pub(super) fn change_cluster_ticket(&mut self, namespace: NamespaceId, session: SessionId, info: &Arc<PeerInfo>) {
@@ -230,7 +231,9 @@ impl Shard {
         match reply {
             // Stale: the key has another session, and the word of that is on its way.
             Reply::Waiting | Reply::Lost | Reply::Stale => {}
-            Reply::Done => self.drop_ticket(namespace, session.who.session),
+            Reply::Done => {
+                self.drop_ticket(namespace, session.who.session);
+            }
             _ => {
                 self.drop_ticket(namespace, session.who.session);
                 self.send(session.loop_id, {

@@ -80,9 +80,12 @@ fn a_leave_a_kick_and_an_end_take_the_request_back() {
     home.is_kicked(6, 'a');
     assert_eq!(home.said(), ["a waits", "a kicked"]);
     assert!(home.is_empty());
+    assert_eq!(home.asked(), ["leave"], "it may have asked after it was put out");
+    home.reply(Reply::Done);
     home.ask_match('b');
     home.is_kicked(7, 'b');
     home.reply(Reply::Waiting);
+    home.reply(Reply::Done);
     assert_eq!(
         home.said(),
         ["b kicked", "b broker unavailable"],
