@@ -57,6 +57,13 @@ pub struct Checks {
     pub messages_sent: u64,
     pub messages_heard: u64,
     pub presence_heard: u64,
+    /// How often somebody was said to have left who had not: its node was taken for gone, or a broker had lost it. Or its
+    /// client hears a moment later that it is out.
+    false_goings: u64,
+    /// By whom it was heard, where, of whom: they are not back yet.
+    away: BTreeMap<(usize, String, String), Instant>,
+    /// After how long the last one was back.
+    back_within: Duration,
     pub closes: BTreeMap<u16, u64>,
     pub errors: BTreeMap<String, u64>,
     /// When a client was last told that the broker is not there.
@@ -83,6 +90,9 @@ impl Checks {
             messages_sent: 0,
             messages_heard: 0,
             presence_heard: 0,
+            false_goings: 0,
+            away: BTreeMap::new(),
+            back_within: Duration::ZERO,
             closes: BTreeMap::new(),
             errors: BTreeMap::new(),
             refused_at: None,
@@ -186,8 +196,22 @@ impl Checks {
         self.crowded(peer.index, namespace, view);
     }
 
-    pub fn joined(&mut self, peer: &Peer, namespace: &str, who: &str, _now: Instant) {
+    /// Somebody was said to have left who has not.
+    pub fn left_and_stays(&mut self, index: usize, namespace: &str, who: &str, now: Instant) {
+        self.false_goings += 1;
+        self.away.insert((index, namespace.to_owned(), who.to_owned()), now);
+    }
+
+    pub fn joined(&mut self, peer: &Peer, namespace: &str, who: &str, now: Instant) {
         self.presence_heard += 1;
+        let away = self.away.remove(&(peer.index, namespace.to_owned(), who.to_owned()));
+        // Whoever is back later came again of itself.
+        if let Some(away) = away
+            .map(|left| now - left)
+            .filter(|away| *away < Duration::from_secs(8))
+        {
+            self.back_within = self.back_within.max(away);
+        }
         let Some(view) = peer.views.get(namespace) else {
             return self.violation(format!(
                 "{} heard that somebody joined {namespace}, where it is not",
@@ -401,11 +425,13 @@ impl Checks {
     /// What happened, in a line.
     pub fn summary(&self) -> String {
         format!(
-            "{} messages sent, {} heard, {} joins and leaves, {} groups, closes {:?}, errors {:?}, \
+            "{} messages sent, {} heard, {} joins and leaves ({} of who stayed, back within {:?}), {} groups, closes {:?}, errors {:?}, \
              ghosts gone after {:?}, recovered after {:?}",
             self.messages_sent,
             self.messages_heard,
             self.presence_heard,
+            self.false_goings,
+            self.back_within,
             self.groups.len(),
             self.closes,
             self.errors,

@@ -136,6 +136,12 @@ impl Peer {
         Some((self.asked.as_ref()?, self.asked_at))
     }
 
+    /// Whether it is in there in its own eyes, and does not go.
+    fn stays_in(&self, namespace: &str) -> bool {
+        let goes = matches!(&self.asked, Some(Asked::Leave(name)) if name == namespace);
+        self.is_open() && self.views.contains_key(namespace) && !goes
+    }
+
     fn forget(&mut self) {
         self.views.clear();
         self.owns.clear();
@@ -420,6 +426,11 @@ impl Crowd {
                 checks.left(peer, &namespace, &who, now);
                 if let Some(view) = peer.views.get_mut(&namespace) {
                     view.members.remove(&who);
+                }
+                let who = self.by_fingerprint.get(&who).map(|index| &self.peers[*index]);
+                let stays = who.filter(|who| namespace.starts_with('n') && who.stays_in(&namespace));
+                if let Some(who) = stays {
+                    checks.left_and_stays(index, &namespace, &who.fingerprint, now);
                 }
             }
             "kick" => {

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! `CHECKER_SEED=7` is that run alone, `CHECKER_SECONDS=60` makes each so long (20 when nothing is said), `CHECKER_FAULT=kill` has that
-//! fault alone, `CHECKER_FAULT=none` nothing broken, and `CHECKER_BROKER=nats` another broker than Redis, also in `cargo test`.
+//! fault alone, `CHECKER_FAULT=stop,kill` these in turn, `CHECKER_FAULT=none` nothing broken, and `CHECKER_BROKER=nats` another
+//! broker than Redis, also in `cargo test`.
 //!
 //! Owns: the runs and what is broken in them.
 //! Never: knows how a node does its work; it sees what clients see.
@@ -334,14 +335,16 @@ fn a_short_history_breaks_no_promise() {
 #[test]
 #[ignore = "minutes, and a machine of its own: cargo test --test cluster_checker -- --ignored"]
 fn no_history_breaks_a_promise() {
+    let known = |name: &str| FAULTS.iter().find(|(own, _)| *own == name).expect("a known fault").1;
     let only = std::env::var("CHECKER_FAULT").ok();
-    let only = only.map(|name| FAULTS.iter().find(|(own, _)| *own == name).expect("a known fault").1);
+    let only: Option<Vec<Fault>> = only.map(|names| names.split(',').map(known).collect());
     let seconds = setting("CHECKER_SECONDS").unwrap_or(SECONDS);
     let (first, runs) = match setting("CHECKER_SEED") {
         Some(seed) => (seed, 1),
         None => (1, setting("CHECKER_RUNS").unwrap_or(3)),
     };
-    let faults = only.map(|fault| vec![fault; seconds.div_ceil(10) as usize]);
+    let count = seconds.div_ceil(10) as usize;
+    let faults: Option<Vec<Fault>> = only.map(|faults| faults.into_iter().cycle().take(count).collect());
     let broken = |seed: &u64| !keeps_promises(*seed, seconds, faults.as_deref(), ALONE);
     let failed: Vec<u64> = (first..first + runs).filter(broken).collect();
     assert!(failed.is_empty(), "seeds {failed:?}: see above");
