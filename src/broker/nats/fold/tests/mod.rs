@@ -488,8 +488,7 @@ fn who_waits_is_not_shown_so_large_that_its_group_would_be() {
         queue.values().next().unwrap().info.json_len()
     };
     let small = shown(&mut world, "\"small\"");
-    let text = format!("\"{}\"", "x".repeat(300));
-    assert_eq!(shown(&mut world, &text), small);
+    assert_eq!(shown(&mut world, &format!("\"{}\"", "x".repeat(300))), small);
     assert_eq!(shown(&mut world, "\"other\""), small);
 }
 
