@@ -13,9 +13,9 @@ use crate::shard::Shard;
 use crate::shard::mail::{Answer, Asker, Mail};
 
 /// Leaves that wait for the broker to have room; beyond that they are dropped, and end with their sessions.
-const OWED_MAX: usize = 65_536;
+pub(super) const OWED_MAX: usize = 65_536;
 /// How many of them are given for one sign of the broker.
-const OWED_AT_ONCE: usize = 64;
+pub(super) const OWED_AT_ONCE: usize = 64;
 
 impl Shard {
     pub(super) fn enter(
@@ -244,16 +244,11 @@ impl Shard {
         let comes = self
             .space(id)
             .is_some_and(|space| space.coming.contains_key(&target.session));
+        self.answer_waiting(id, target.session);
         if self.drop_ticket(id, target.session) && !comes {
             // The broker has taken back what it asked for before; what it asked for since, which nobody has any more, goes so.
-            self.ask_broker(
-                id,
-                Asked::Owed(target),
-                What::Leave {
-                    who: target,
-                    namespace: id,
-                },
-            );
+            let (who, namespace) = (target, id);
+            self.ask_broker(id, Asked::Owed(who), What::Leave { who, namespace });
         }
         let name = self.space(id).map(|space| space.name.clone()).unwrap_or_default();
         let mail = Mail::Kicked {

@@ -42,6 +42,8 @@ pub(super) struct Spaces {
     compared: bool,
     /// Leaves that the broker had no room for.
     owed: BTreeSet<(NamespaceId, Who)>,
+    /// Members and waiting peers that changed when it had none.
+    shows: BTreeSet<(NamespaceId, Who)>,
     /// Namespaces whose rosters are still to be asked for.
     comparing: BTreeSet<NamespaceId>,
     /// Such rosters under way.
@@ -153,6 +155,7 @@ impl Spaces {
             gone: BTreeSet::new(),
             compared: true,
             owed: BTreeSet::new(),
+            shows: BTreeSet::new(),
             comparing: BTreeSet::new(),
             comparisons: 0,
         }
@@ -303,7 +306,7 @@ impl Shard {
             Asked::Leave(asker) => self.on_left(asker, namespace, &reply),
             Asked::Owed(who) => self.owe_if_lost(namespace, who, &reply),
             Asked::Other(asker) => self.answer(asker, namespace, answer_of(reply)),
-            Asked::Show(session, info) if matches!(reply, Reply::Lost) => self.show_here(namespace, session, info),
+            Asked::Show(session, info) if matches!(reply, Reply::Lost) => self.owe_show(namespace, session, info),
             Asked::Show(..) => {}
             Asked::Match(session) => self.on_match_reply(id, namespace, session, &reply),
             Asked::Rejoin(session, has) => self.on_rejoin_reply(session, namespace, has, &reply),
@@ -314,6 +317,7 @@ impl Shard {
     /// The broker is seen to be there: what was put aside for want of room on the way to it goes on.
     fn go_on(&mut self) {
         self.pay_owed();
+        self.pay_shows();
         self.compare_more();
     }
 
@@ -373,6 +377,36 @@ impl Shard {
         }
         for id in self.namespaces.keys() {
             assert!(spaces.known.contains_key(id), "no copy that is not known");
+        }
+    }
+
+    /// A change that was lost: with the broker it is told by what is told again; else it is told as soon as there is room.
+    fn owe_show(&mut self, namespace: NamespaceId, session: SessionId, info: Arc<PeerInfo>) {
+        let (is_up, fingerprint) = (self.is_up(), info.fingerprint);
+        self.show_here(namespace, session, info);
+        if let Some(spaces) = self
+            .spaces_mut()
+            .filter(|spaces| is_up && spaces.shows.len() < enter::OWED_MAX)
+        {
+            spaces.shows.insert((namespace, Who { fingerprint, session }));
+        }
+    }
+
+    /// The broker takes commands: some of those that it has not heard of are shown to it, as they are by now.
+    fn pay_shows(&mut self) {
+        for _ in 0..enter::OWED_AT_ONCE {
+            let owed = self.spaces_mut().and_then(|spaces| spaces.shows.pop_first());
+            let Some((namespace, who)) = owed else { return };
+            let member = self
+                .namespaces
+                .get(&namespace)
+                .and_then(|n| n.roster.get(&who.fingerprint));
+            let member = member.filter(|member| member.session == who.session && member.loop_id.node().is_none());
+            let info = member.map(|member| member.info.clone());
+            if let Some(info) = info.or_else(|| self.ticket_info(namespace, who.session)) {
+                let asked = Asked::Show(who.session, info.clone());
+                self.ask_broker(namespace, asked, What::Show { who, namespace, info });
+            }
         }
     }
 

@@ -17,6 +17,7 @@ impl Shard {
     pub(in crate::shard::cluster) fn lose_spaces(&mut self) {
         let Some(spaces) = self.spaces_mut() else { return };
         spaces.owed.clear();
+        spaces.shows.clear();
         spaces.comparing.clear();
         for id in spaces.ids() {
             let Some(space) = self.space_mut(id) else { continue };

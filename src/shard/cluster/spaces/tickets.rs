@@ -121,6 +121,20 @@ impl Shard {
         true
     }
 
+    /// A request that is not answered is about to be over: who asked hears that it waited first.
+    pub(super) fn answer_waiting(&mut self, namespace: NamespaceId, session: SessionId) {
+        let spaces = self.spaces_mut();
+        let ticket = spaces.and_then(|spaces| spaces.tickets.get_mut(&(namespace, session)));
+        if let Some(asker) = ticket.and_then(|ticket| ticket.place.asker.take()) {
+            self.answer(asker, namespace, Answer::Waiting);
+        }
+    }
+
+    /// How a session's request there shows it.
+    pub(super) fn ticket_info(&self, namespace: NamespaceId, session: SessionId) -> Option<Arc<PeerInfo>> {
+        Some(self.spaces()?.tickets.get(&(namespace, session))?.info.clone())
+    }
+
     pub(super) fn change_cluster_ticket(&mut self, namespace: NamespaceId, session: SessionId, info: &Arc<PeerInfo>) {
         let spaces = self.spaces_mut();
         if let Some(ticket) = spaces.and_then(|spaces| spaces.tickets.get_mut(&(namespace, session)))
@@ -146,7 +160,7 @@ impl Shard {
         let current = self.ticket_number(namespace, session) == Some(id);
         let answer = match reply {
             Reply::Waiting if current => Answer::Waiting,
-            // It was put out meanwhile, and its request with it.
+            // Nobody has it any more.
             Reply::Waiting => LOST,
             Reply::Done => {
                 self.counters.matches += u64::from(asker.is_some());

@@ -531,3 +531,28 @@ fn who_leaves_before_its_home_hears_that_the_broker_is_back_leaves_it_there_too(
         assert!(home.is_empty());
     }
 }
+
+#[test]
+fn a_change_that_there_was_no_room_for_is_told_with_the_next_sign_of_the_broker() {
+    let mut home = Home::with_two();
+    let mut info = (*home.info('a')).clone();
+    info.app_type = "changed".into();
+    let (namespace, session, info) = (home.space, home.who('a').session, Arc::new(info));
+    home.shard.handle_mail(Mail::InfoChanged {
+        namespace,
+        session,
+        info: info.clone(),
+    });
+    home.reply(Reply::Lost);
+    assert!(home.asked().is_empty(), "there may still be no room");
+    home.goes(6, 'b', Some(1));
+    let what = home.reply(Reply::Lost);
+    assert!(matches!(what, What::Show { info: shown, .. } if shown == info));
+    home.tell(Event::Down);
+    home.tell(Event::Up);
+    home.goes(7, 'x', Some(1));
+    assert!(
+        home.asked().is_empty(),
+        "with the broker it is told by what is told again"
+    );
+}
