@@ -409,6 +409,8 @@ impl History {
             && may_be_answer(&wait.request, refusal)
         {
             wait.answered = true;
+            // A kick that is done has no answer, so this may be the word on a message as well.
+            witness.refused += u32::from(matches!(wait.request, Req::Kick { .. }));
             if let Req::Match { name, .. } = &wait.request {
                 witness.uncertain.insert(*name);
             }

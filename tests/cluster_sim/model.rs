@@ -202,13 +202,14 @@ impl Broker {
         self.mark_dead(place);
     }
 
-    /// Everything is lost but the clock.
+    /// Everything is lost but the clock, above which versions begin anew.
     pub(crate) fn flush(&mut self) {
         *self = Self {
             now_ms: self.now_ms,
             epochs: self.epochs,
             generation: self.generation + 1,
             groups: self.groups,
+            versions: self.versions,
             committed: std::mem::take(&mut self.committed),
             ..Self::default()
         };

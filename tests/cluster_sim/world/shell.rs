@@ -423,7 +423,8 @@ impl World {
             .iter()
             .filter(|(key, _)| !exclude.contains(&To::Key(**key)));
         others
-            .filter(|(_, serial)| **serial != sender)
+            // Nor another session of its own key, which took its place and of which it has not heard.
+            .filter(|(key, _)| **key != self.conns[sender].key)
             .filter_map(|(_, serial)| Some((*serial, self.conns[*serial].witness.views.get(&name)?.stay)))
             .collect()
     }

@@ -87,7 +87,7 @@ impl Shard {
             return;
         };
         let space = self.space(id);
-        if space.is_some_and(|space| space.unconfirmed.contains(&who.session)) {
+        if space.is_some_and(|space| space.missing.contains(&who.session)) {
             self.remove_here(id, *who);
         }
         let Some(owner) = kicked_by else { return };
@@ -166,7 +166,7 @@ impl Shard {
             Some((before, earlier)) => {
                 if !again && before.node().is_none() {
                     space.leaving.remove(&earlier);
-                    space.unconfirmed.remove(&earlier);
+                    space.confirm(&earlier);
                 }
                 namespace.replace(info.clone(), session, loop_id);
                 if !again {
@@ -199,7 +199,7 @@ impl Shard {
         self.forget_place_of(loop_id, *fingerprint);
         if let Some(space) = self.space_mut(id).filter(|_| loop_id.node().is_none()) {
             space.leaving.remove(&session);
-            space.unconfirmed.remove(&session);
+            space.confirm(&session);
         }
         self.give_up_if_away(id);
     }
@@ -252,6 +252,7 @@ impl Shard {
         space.missed = 0;
         space.leaving.clear();
         space.unconfirmed.clear();
+        space.missing.clear();
         space.quiet.clear();
         space.stale = false;
     }
@@ -448,7 +449,8 @@ impl Shard {
             return;
         };
         // The broker will not tell of their going.
-        space.unconfirmed.extend(unknown);
+        space.missing = unknown.into_iter().collect();
+        space.unconfirmed.extend(&space.missing);
         // What came after this roster is told here only if the broker had somebody here on record by then.
         let told = |member: &Member| member.node.is_none() && !space.unconfirmed.contains(&member.session);
         space.stale &= !(compared && roster.members.iter().any(told));
@@ -470,7 +472,12 @@ impl Shard {
             namespace.reorder(order.iter());
         }
         if let Some(space) = self.space_mut(id) {
-            space.version = space.version.max(roster.version);
+            // Of events that came since it was asked for, the later ones are in the copy. One that is older than all of the copy
+            // is of a broker that lost its data, and whose clock was set back.
+            let kept = space.kept.last().map_or(0, |(version, _)| *version);
+            if roster.version > 0 {
+                space.version = roster.version.max(kept);
+            }
         }
     }
 

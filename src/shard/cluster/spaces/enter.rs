@@ -413,7 +413,7 @@ impl Shard {
                 space.stop_expecting(who.session);
             }
             if let Reply::Joined { version, .. } = reply {
-                space.unconfirmed.remove(&who.session);
+                space.confirm(&who.session);
                 put_out = kicked.is_some_and(|(kicked, _)| kicked < *version);
                 if expected && *version > space.version && !put_out {
                     space.quiet.insert(*version, who.session);

@@ -76,6 +76,8 @@ struct Space {
     leaving: BTreeMap<SessionId, Fingerprint>,
     /// Members that the broker was not told of again since it was lost.
     unconfirmed: BTreeSet<SessionId>,
+    /// Those of them that the last roster did not have: they went before it was read, or are told again.
+    missing: BTreeSet<SessionId>,
     /// The broker has not said who is there since it was lost.
     stale: bool,
     /// Versions by which members that never went come again, and who: nobody here is told.
@@ -182,6 +184,7 @@ impl Spaces {
             creating: 0,
             leaving: BTreeMap::new(),
             unconfirmed: BTreeSet::new(),
+            missing: BTreeSet::new(),
             stale: false,
             quiet: BTreeMap::new(),
         })
@@ -204,6 +207,12 @@ impl Space {
         self.stop_expecting(session);
         self.creating += u32::from(matches!(coming.how, How::Create { .. }));
         self.coming.insert(session, coming);
+    }
+
+    /// The broker has it as a member, or it is none any more.
+    fn confirm(&mut self, session: &SessionId) {
+        self.unconfirmed.remove(session);
+        self.missing.remove(session);
     }
 
     fn stop_expecting(&mut self, session: SessionId) -> Option<Coming> {
@@ -374,6 +383,10 @@ impl Shard {
             for session in &space.unconfirmed {
                 assert!(is_here(session, None), "who is not confirmed is there");
             }
+            assert!(
+                space.missing.is_subset(&space.unconfirmed),
+                "who is missing is not confirmed"
+            );
         }
         for id in self.namespaces.keys() {
             assert!(spaces.known.contains_key(id), "no copy that is not known");

@@ -51,7 +51,7 @@ impl Shard {
                 .collect();
             if let Some(space) = self.space_mut(id) {
                 space.unconfirmed = sessions;
-                space.version = 0;
+                space.missing.clear();
                 space.stale = true;
             }
         }
