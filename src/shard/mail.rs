@@ -306,6 +306,8 @@ pub enum Change {
     Joined(Arc<PeerInfo>),
     /// It went.
     Left(Fingerprint),
+    /// Nobody came or went: another node is in another epoch, and serves whom it served.
+    Counted,
 }
 
 /// Traffic: a signal or relay on its way to its target's home. The ranges are places in the batch's bytes.

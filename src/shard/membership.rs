@@ -373,16 +373,16 @@ impl Shard {
         };
         space.set_count(count);
         let name = space.name.clone();
-        let subject = match &change {
-            Change::Joined(info) => info.fingerprint,
-            Change::Left(fingerprint) => *fingerprint,
-        };
-        let event = match change {
-            Change::Joined(peer) => Event::PeerJoined { namespace: name, peer },
-            Change::Left(fingerprint) => Event::PeerLeft {
-                namespace: name,
-                fingerprint,
-            },
+        let (subject, event) = match change {
+            Change::Joined(peer) => (peer.fingerprint, Event::PeerJoined { namespace: name, peer }),
+            Change::Left(fingerprint) => {
+                let event = Event::PeerLeft {
+                    namespace: name,
+                    fingerprint,
+                };
+                (fingerprint, event)
+            }
+            Change::Counted => return,
         };
         let start = self.targets.len();
         let Some(space) = self.locals.get(namespace) else {

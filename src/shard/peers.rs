@@ -101,7 +101,7 @@ impl Peers {
             by_fingerprint: HashTable::new(),
             hasher: homes.hasher(),
             arrivals: HashMap::with_hasher(homes.hasher()),
-            sessions_made: 0,
+            sessions_made: homes.sessions_before(),
             text_bytes: 0,
         }
     }

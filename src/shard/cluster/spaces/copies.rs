@@ -149,6 +149,10 @@ impl Shard {
         let entry = namespace.roster.get(&fingerprint);
         let entry = entry.map(|entry| (entry.loop_id, entry.session));
         let again = entry == Some((loop_id, session));
+        // With its node in another epoch it never went: nobody is told.
+        let stays = !again
+            && node.is_some()
+            && entry.is_some_and(|(before, earlier)| before.node().is_some() && earlier == session);
         let coming = space.coming.get(&session);
         if gone || node.is_none() && !again && coming.is_none() {
             // What is left of a join that was lost with the broker: that ends as soon as its session is told again. Or it
@@ -170,15 +174,25 @@ impl Shard {
                 }
                 namespace.replace(info.clone(), session, loop_id);
                 if !again {
-                    // The other session is over, and whoever serves it counts one member less.
-                    self.announce(id, Presence::Left(fingerprint), before);
+                    // Whoever served it counts one member less, and if this is another session, that one is over.
+                    let change = if stays {
+                        Presence::Counted
+                    } else {
+                        Presence::Left(fingerprint)
+                    };
+                    self.announce(id, change, before);
                     self.forget_place_of(before, fingerprint);
                 }
             }
             None => namespace.admit_at(info.clone(), session, loop_id),
         }
         if !quiet {
-            self.announce(id, Presence::Joined(info), loop_id);
+            let change = if stays {
+                Presence::Counted
+            } else {
+                Presence::Joined(info)
+            };
+            self.announce(id, change, loop_id);
         }
         if !again {
             self.forget_place_of(loop_id, fingerprint);

@@ -277,12 +277,37 @@ fn the_same_member_again_is_announced_and_another_session_takes_its_place() {
     let mut home = Home::with_two();
     home.comes(6, 'b', Some(1));
     assert_eq!(home.said(), ["+b node 1 1"]);
-    home.comes(7, 'b', Some(2));
+    let mut member = home.member('b', Some(2));
+    member.session = SessionId::from_u64(1);
+    home.change(7, Change::Joined { member, room: None });
     assert_eq!(home.said(), ["-b node 1 0", "b moved", "+b node 2 1", "b moved"]);
     home.goes(8, 'b', Some(1));
     assert_eq!(home.said(), [""; 0], "that session is over");
     home.look('a', Ask::Discover { limit: 9 });
     assert_eq!(home.said(), ["a listed ba"]);
+}
+
+#[test]
+fn who_is_there_again_with_another_epoch_of_its_node_never_went() {
+    for by_roster in [true, false] {
+        let mut home = Home::with_two();
+        if by_roster {
+            home.tell(Event::Compare);
+            let roster = home.roster(7, &[('b', Some(2)), ('a', None)]);
+            home.reply(Reply::Roster(roster));
+        } else {
+            home.comes(7, 'b', Some(2));
+        }
+        assert_eq!(home.said(), ["= node 1 0", "b moved", "= node 2 1", "b moved"]);
+        // That epoch's end concerns nobody any more.
+        home.tell(Event::NodeGone(NodeNo::new(1).unwrap()));
+        home.goes(8, 'b', Some(1));
+        assert_eq!(home.said(), [""; 0]);
+        home.look('a', Ask::Discover { limit: 9 });
+        assert_eq!(home.said(), ["a listed ba"]);
+        home.goes(9, 'b', Some(2));
+        assert_eq!(home.said(), ["-b node 2 0", "b moved"]);
+    }
 }
 
 #[test]

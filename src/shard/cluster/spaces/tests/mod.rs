@@ -349,11 +349,12 @@ impl Home {
                 }
             }
             Mail::Presence { change, count, .. } => {
-                let (sign, key) = match &change {
-                    Presence::Joined(info) => ('+', info.fingerprint),
-                    Presence::Left(key) => ('-', *key),
+                let who = match &change {
+                    Presence::Joined(info) => format!("+{}", self.letter(&info.fingerprint)),
+                    Presence::Left(key) => format!("-{}", self.letter(key)),
+                    Presence::Counted => "=".to_owned(),
                 };
-                format!("{sign}{} {} {}", self.letter(&key), place(count.0), count.1)
+                format!("{who} {} {}", place(count.0), count.1)
             }
             Mail::Kicked { target, .. } => format!("{} kicked", self.letter(&target)),
             Mail::Matched {
