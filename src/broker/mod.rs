@@ -106,6 +106,9 @@ pub struct Fleet {
 
 /// How long a lease lasts that is not renewed, by the broker's clock.
 pub const LEASE: Duration = Duration::from_secs(3);
+/// Nobody renewed a lease for longer than that, but not for longer than this: the broker stood still, and all nodes have a
+/// lease's length in which to come back.
+const STANDSTILL_MAX: Duration = Duration::from_secs(60);
 /// How often it is renewed.
 pub const RENEW: Duration = Duration::from_secs(1);
 /// Bytes of public info that a complete group may hold (D22), as in a shard's own match queues.

@@ -208,7 +208,7 @@ fn a_server_that_started_again_makes_an_epoch_new() {
     // The numbers in its inbox are given anew.
     let (epoch, place) = (one.epoch, one.inbox.place());
     let taken = one.come_back();
-    assert!(taken.epoch > epoch && !taken.empty);
+    assert!(taken.epoch > epoch && taken.empty, "what came last may be lost");
     let mut earlier = one.engine.inbox(epoch, place.as_deref()).unwrap();
     let mut news = Vec::new();
     earlier
@@ -247,6 +247,51 @@ fn a_list_ends_with_the_member_that_makes_it_too_long() {
         assert_eq!(listed(&mut one, 1 << 20, 4).0, 4);
         assert_eq!(listed(&mut one, 0, 10), (1, 6, longest));
         assert_eq!(listed(&mut one, 3 * longest / 2, 10), (2, 6, longest));
+    });
+}
+
+#[test]
+fn a_server_that_started_again_shows_nobody_as_gone_whose_node_comes_back() {
+    let Some(server) = RedisServer::start() else { return };
+    let mut bench = OnRedis(server);
+    let (mut one, mut two) = (Node::new(&bench, 1), Node::new(&bench, 2));
+    let (a, b) = (one.register('a', 1), two.register('b', 1));
+    one.ask(join(a, "lobby"));
+    two.ask(join(b, "lobby"));
+    bench.run(&["SAVE"]);
+    bench.0.restart();
+    one.come_back();
+    two.come_back();
+    assert_eq!(one.events(), [""; 0], "not that the other's epoch is over");
+    assert_eq!(two.events(), [""; 0]);
+}
+
+#[test]
+fn a_standstill_ends_no_lease() {
+    with_redis(|bench| {
+        let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
+        let ago = |seconds: i64| {
+            let redis::Value::Array(time) = bench.run(&["TIME"]) else {
+                panic!()
+            };
+            let now: i64 = redis::from_redis_value(time[0].clone()).unwrap();
+            ((now - seconds) * 1000).to_string()
+        };
+        let places = [place(one.nodes.own(), one.epoch), place(two.nodes.own(), two.epoch)];
+        let stood_still = |seconds| {
+            for place in &places {
+                bench.run(&["ZADD", "peer:leases", "XX", &ago(seconds), place]);
+            }
+        };
+        stood_still(30);
+        assert_eq!(one.come_back().epoch, one.epoch);
+        stood_still(30);
+        one.lease.renew(one.epoch).unwrap();
+        two.lease.renew(two.epoch).unwrap();
+        assert_eq!(one.events(), [""; 0]);
+        // After so long it was the fleet that was gone.
+        stood_still(61);
+        assert!(one.lease.renew(one.epoch).is_err());
     });
 }
 

@@ -91,6 +91,9 @@ struct Met {
 /// How long it is known that a request was met.
 const MET_MS: u64 = 60_000;
 
+/// A standstill of the broker ends no lease unless it was longer.
+const STANDSTILL_MAX_MS: u64 = 60_000;
+
 type Queue = (NamespaceId, u32, [u8; 32]);
 
 /// Sessions and tickets that make a group.
@@ -154,6 +157,7 @@ impl Broker {
     pub(crate) fn take_up(&mut self, node: NodeId, epoch: Option<Epoch>, known: Option<u64>) -> Lease {
         let generation = self.generation;
         let empty = known != Some(generation);
+        self.forgive_standstill();
         if let Some(epoch) = epoch.filter(|epoch| !self.is_over((node, *epoch))) {
             self.leases
                 .insert((node, epoch), self.now_ms + LEASE.as_millis() as u64);
@@ -183,6 +187,7 @@ impl Broker {
 
     /// Renews a lease and marks dead whoever did not.
     pub(crate) fn renew(&mut self, place: Place) -> Result<(), Lapsed> {
+        self.forgive_standstill();
         if self.is_over(place) {
             return Err(Lapsed);
         }
@@ -195,6 +200,18 @@ impl Broker {
             .collect();
         over.into_iter().for_each(|place| self.mark_dead(place));
         Ok(())
+    }
+
+    /// If nobody renewed in time, it was the broker that stood still.
+    fn forgive_standstill(&mut self) {
+        let now = self.now_ms;
+        if self.leases.values().all(|until| *until <= now) {
+            let recent = self
+                .leases
+                .values_mut()
+                .filter(|until| **until + STANDSTILL_MAX_MS > now);
+            recent.for_each(|until| *until = now + LEASE.as_millis() as u64);
+        }
     }
 
     /// A node that stops gives its lease back.

@@ -11,7 +11,7 @@ use redis::{Connection, Value};
 use super::entries::{list, senseless, text};
 use super::keys;
 use super::scripts::{self, Script};
-use crate::broker::{Epoch, Fleet, LEASE, Lease, Nodes, SWEEP_MAX, Taken, Trouble};
+use crate::broker::{Epoch, Fleet, LEASE, Lease, Nodes, STANDSTILL_MAX, SWEEP_MAX, Taken, Trouble};
 
 /// What this process has seen of the broker's data.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ struct Seen {
     /// The last epoch that was given up because the server had started again, or another had taken its place: it may have
     /// come back with an older state, so that numbers in that epoch's inbox are given to other entries than those read.
     moved: Option<Epoch>,
-    /// The broker had lost everything, and this node may not have told it everything again: renewals until it surely has.
+    /// The broker had lost everything, or what came last, and this node may not have told it everything again: renewals until it surely has.
     telling: u32,
 }
 
@@ -87,7 +87,9 @@ impl RedisLease {
             .arg(least)
             .arg(LEASE.as_millis() as u64);
         run.arg(epoch.map(|epoch| epoch.0.to_string()).unwrap_or_default())
-            .arg(generation);
+            .arg(generation)
+            .arg(if moved { "moved" } else { "" })
+            .arg(STANDSTILL_MAX.as_millis() as u64);
         let answer = self.run(run)?;
         let [epoch, generation] = list(&answer)? else {
             return Err(senseless(&answer));
@@ -99,7 +101,7 @@ impl RedisLease {
         let empty = self.memory.with(|seen| {
             let is_new = seen.generation.as_deref() != Some(generation);
             // Who starts has nothing to tell again, whoever made the generation.
-            if is_new && seen.generation.is_some() {
+            if moved || is_new && seen.generation.is_some() {
                 seen.telling = TELLING;
             }
             let made = is_new && generation.ends_with(self.nodes.own().to_string().as_bytes());
@@ -137,7 +139,8 @@ impl Lease for RedisLease {
     fn renew(&mut self, epoch: Epoch) -> Result<Fleet, Trouble> {
         let mut run = Script::Renew.run();
         run.arg(keys::place(self.nodes.own(), epoch))
-            .arg(LEASE.as_millis() as u64);
+            .arg(LEASE.as_millis() as u64)
+            .arg(STANDSTILL_MAX.as_millis() as u64);
         let answer = self.run(run)?;
         let [_, Value::Int(nodes), Value::Int(peers)] = list(&answer)? else {
             return Err(senseless(&answer));

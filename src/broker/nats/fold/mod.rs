@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use compact_str::CompactString;
 
 use super::entry::{Act, Entry};
-use crate::broker::{Epoch, LEASE, NodeId};
+use crate::broker::{Epoch, LEASE, NodeId, STANDSTILL_MAX};
 use crate::ids::{CommandId, Fingerprint, NamespaceId, NodeNo, SessionId};
 use crate::message::cluster::{Event, Reply, What, Who};
 use queues::{QueueKey, Ticket};
@@ -156,6 +156,12 @@ impl State {
         let now = time.saturating_add(self.set_back);
         if now < self.clock {
             self.set_back += self.clock - now;
+        }
+        // Nobody said anything for a whole lease: it was not a node that was lost, but the broker stood still, or nobody
+        // reached it. Then all have another lease's length in which to come back.
+        let silence = now.saturating_sub(self.clock);
+        if silence > LEASE.as_nanos() as u64 && silence <= STANDSTILL_MAX.as_nanos() as u64 {
+            self.leases.values_mut().for_each(|lease| lease.renewed = now);
         }
         self.clock = self.clock.max(now);
         self.version = self.clock.max(self.version + 1);

@@ -71,13 +71,16 @@ local function tell(places, ...)
   end
 end
 
--- Marks a place dead: all nodes that are left are told, and its entries wait to be swept.
-function bury(place)
+-- Marks a place dead: all nodes that are left are told, unless `quietly`, and its entries wait to be swept.
+function bury(place, quietly)
   call('ZREM', 'peer:leases', place)
   leases[place] = false
   call('SADD', 'peer:dead', place)
   -- Its node may come back and look there for matches that it was not told.
   call('PEXPIRE', 'peer:in:' .. place, 600000)
+  if quietly then
+    return
+  end
   local others = {}
   for _, other in ipairs(call('ZRANGE', 'peer:leases', 0, -1)) do
     others[other] = true

@@ -1,6 +1,8 @@
--- Renews the lease, and marks dead those whose lease has run out. Arguments: place, milliseconds of a lease.
+-- Renews the lease, and marks dead those whose lease has run out. Arguments: place, milliseconds of a lease,
+-- and of the longest standstill that ends none.
 -- Returns: 'done', the nodes that are left, their peers.
 local place = ARGV[1]
+forgive_standstill(tonumber(ARGV[2]), tonumber(ARGV[3]))
 if not is_alive(place) then
   return lapsed()
 end
