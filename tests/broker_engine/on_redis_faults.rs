@@ -40,6 +40,49 @@ fn a_request_that_was_met_is_not_met_again() {
 }
 
 #[test]
+fn a_match_that_was_in_a_gap_of_the_inbox_is_not_said_to_be_told() {
+    with_redis(|bench| {
+        let (mut one, mut two) = (Node::new(bench, 1), Node::new(bench, 2));
+        let (a, b) = (one.register('a', 1), one.register('b', 2));
+        let (c, d) = (two.register('c', 1), two.register('d', 2));
+        one.batch(vec![seek(a, 2, 5), seek(b, 3, 6)]);
+        assert_eq!(two.ask(seek(c, 2, 1)), "done");
+        let inbox = |node: &Node| format!("peer:in:{}", place(node.nodes.own(), node.epoch));
+        bench.run(&["XTRIM", &inbox(&one), "MAXLEN", "0"]);
+        one.batch(vec![join(b, "hall")]);
+        let again = |node: &mut Node, who, size, ticket| node.ask(seek_as(who, size, ticket, true, None));
+        assert_eq!(one.events(), ["gap", "hall+b2@1"]);
+        let epoch = one.epoch;
+        assert_eq!(one.come_back().epoch, epoch);
+        assert_eq!(again(&mut one, b, 3, 6), "waiting");
+        assert_eq!(again(&mut one, a, 2, 5), "broker unavailable");
+        assert_eq!(two.events(), ["lobby=ac for c1#1"]);
+        assert_eq!(again(&mut two, c, 2, 1), "done", "another node missed nothing");
+        // What comes after the gap is told.
+        one.ask(seek(a, 2, 7));
+        assert_eq!(two.ask(seek(d, 2, 2)), "done");
+        assert_eq!(again(&mut one, a, 2, 7), "done");
+        assert_eq!(one.events(), ["lobby=ad for a1#7"]);
+
+        // The numbers of an inbox are given anew.
+        one.ask(seek(b, 2, 8));
+        bench.run(&["DEL", &inbox(&one)]);
+        assert_eq!(two.ask(seek(d, 2, 3)), "done");
+        assert_eq!(one.come_back().epoch, epoch);
+        assert_eq!(again(&mut one, b, 2, 8), "broker unavailable");
+        assert_eq!(one.events(), ["gap"]);
+
+        // A gap of an earlier epoch is none of the next one's.
+        bench.lapse(one.nodes.own(), one.epoch);
+        assert_ne!(one.come_back().epoch, epoch);
+        let a = one.register('a', 3);
+        one.ask(seek(a, 2, 9));
+        assert_eq!(two.ask(seek(c, 2, 4)), "done");
+        assert_eq!(again(&mut one, a, 2, 9), "done");
+    });
+}
+
+#[test]
 fn who_waits_is_not_shown_so_large_that_its_group_would_be() {
     with_redis(|bench| {
         let mut one = Node::new(bench, 1);

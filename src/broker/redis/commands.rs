@@ -3,6 +3,7 @@
 //! Owns: the connection on which they are run, what each script is given, and what its answer means.
 //! Never: decides anything outside of a script.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rand::Rng as _;
@@ -51,10 +52,10 @@ impl Commands for RedisCommands {
         let place = place(self.nodes.own(), epoch);
         let mut runs = Vec::with_capacity(batch.len().min(PIPELINE));
         for part in batch.chunks(PIPELINE) {
-            let was_emptied = self.memory.was_emptied();
+            let (was_emptied, missed) = (self.memory.was_emptied(), self.memory.missed(epoch));
             runs.clear();
             let list_bytes = self.list_bytes;
-            let write = |command: &Command| written(&command.what, &place, was_emptied, list_bytes);
+            let write = |command: &Command| written(&command.what, &place, was_emptied, &missed, list_bytes);
             runs.extend(part.iter().map(write));
             let mut unfinished = Vec::new();
             scripts::run(&mut self.connection, &runs, |index, answer| {
@@ -67,7 +68,7 @@ impl Commands for RedisCommands {
                 Ok(())
             })?;
             for (command, more) in unfinished {
-                let reply = self.finish(&place, command, more)?;
+                let reply = self.finish(epoch, command, more)?;
                 told(command.id, reply);
             }
         }
@@ -89,7 +90,8 @@ enum Step {
 
 impl RedisCommands {
     /// Goes on until there is a reply.
-    fn finish(&mut self, place: &str, command: &Command, mut step: Step) -> Result<Reply, Trouble> {
+    fn finish(&mut self, epoch: Epoch, command: &Command, mut step: Step) -> Result<Reply, Trouble> {
+        let place = place(self.nodes.own(), epoch);
         for _ in 0..STEPS_MAX {
             match step {
                 Step::Replied(reply) => return Ok(reply),
@@ -110,7 +112,8 @@ impl RedisCommands {
                     });
                 }
             }
-            let run = written(&command.what, place, self.memory.was_emptied(), self.list_bytes);
+            let (was_emptied, missed) = (self.memory.was_emptied(), self.memory.missed(epoch));
+            let run = written(&command.what, &place, was_emptied, &missed, self.list_bytes);
             let mut next = Step::Replied(Reply::Lost);
             scripts::run(&mut self.connection, &[run], |_, answer| {
                 next = self::step(&command.what, &answer, &self.reader);
@@ -160,7 +163,7 @@ fn about_which(what: &What) -> Option<NamespaceId> {
 }
 
 /// A command with its arguments, in the order that the head of its script has.
-fn written(what: &What, place: &str, was_emptied: bool, list_bytes: usize) -> Cmd {
+fn written(what: &What, place: &str, was_emptied: bool, missed: &Range<u64>, list_bytes: usize) -> Cmd {
     match what {
         What::Register { who, aliases } => {
             let mut run = by(Script::Register, place, who);
@@ -275,7 +278,7 @@ fn written(what: &What, place: &str, was_emptied: bool, list_bytes: usize) -> Cm
                 .arg(*group_size)
                 .arg(digits.encode(&criteria.0));
             run.arg(ticket.as_u64()).arg(flag(refuse.is_some())).arg(flag(*resumed));
-            run.arg(digits.encode(&group));
+            run.arg(digits.encode(&group)).arg(missed.start).arg(missed.end);
             run
         }
         What::List { namespace, limit } => {

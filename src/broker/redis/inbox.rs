@@ -3,6 +3,8 @@
 //! Owns: the connection on which it is read, and how far it was read. Ids of its entries rise by one, so a gap shows.
 //! Never: writes to it, but trims what it has told.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Connection, ConnectionLike as _, Value};
@@ -10,7 +12,8 @@ use redis::{Connection, ConnectionLike as _, Value};
 use super::connect::{exchange, lost};
 use super::entries::{Reader, list, senseless, text};
 use super::keys;
-use crate::broker::{Epoch, Inbox, News, Nodes, Trouble};
+use super::lease::Memory;
+use crate::broker::{Epoch, Inbox, News, NodeId, Trouble};
 
 /// Entries read at once.
 const COUNT: u32 = 256;
@@ -23,6 +26,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub(super) struct RedisInbox {
     connection: Connection,
     reader: Reader,
+    memory: Arc<Memory>,
+    epoch: Epoch,
     key: String,
     /// The number of the next entry.
     next: u64,
@@ -35,8 +40,9 @@ pub(super) struct RedisInbox {
 impl RedisInbox {
     pub(super) fn new(
         mut connection: Connection,
-        nodes: &Nodes,
+        own: NodeId,
         reader: Reader,
+        memory: Arc<Memory>,
         epoch: Epoch,
         after: Option<&str>,
     ) -> Result<Self, Trouble> {
@@ -46,18 +52,27 @@ impl RedisInbox {
                 .and_then(|number| number.checked_add(1))
                 .ok_or_else(|| Trouble::Lost("no place in an inbox".to_owned()))?,
         };
-        let key = keys::inbox(&keys::place(nodes.own(), epoch));
-        let written = match next {
-            0 => 0,
-            _ => written(&mut connection, &key)?,
-        };
+        let key = keys::inbox(&keys::place(own, epoch));
+        let there = there(&mut connection, &key)?;
+        let (is_older, next) = (there.end < next, next.min(there.end));
+        // Before any command is run, so that no request is answered by what this node will not hear.
+        memory.miss(
+            epoch,
+            match is_older {
+                // Which of these numbers were given anew is not known.
+                true => 0..next,
+                false => next..there.start,
+            },
+        );
         Ok(Self {
             connection,
             reader,
+            memory,
+            epoch,
             key,
-            next: next.min(written),
-            trimmed: next.min(written),
-            is_older: written < next,
+            next,
+            trimmed: next,
+            is_older,
             wait: None,
         })
     }
@@ -79,6 +94,7 @@ impl RedisInbox {
             return Ok(());
         }
         if number > self.next {
+            self.memory.miss(self.epoch, self.next..number);
             told(News::Gap);
         }
         // Before it is told: what makes no sense now will not later either.
@@ -145,20 +161,23 @@ impl Inbox for RedisInbox {
     }
 }
 
-/// How many entries an inbox ever had.
-fn written(connection: &mut Connection, key: &str) -> Result<u64, Trouble> {
+/// The numbers of the entries that an inbox has, up to the last that it ever had.
+fn there(connection: &mut Connection, key: &str) -> Result<Range<u64>, Trouble> {
     let mut about = redis::cmd("XINFO");
     about.arg("STREAM").arg(key);
     let answer = connection.req_command(&about).map_err(|error| lost(&error))?;
     // One that is not there is answered by an error.
-    let Value::Array(fields) = answer else { return Ok(0) };
-    let mut fields = fields.iter();
-    let last = fields
-        .find(|field| text(field) == Some(b"last-generated-id"))
-        .and_then(|_| fields.next())
-        .and_then(text)
-        .and_then(number_of);
-    Ok(last.map_or(0, |last| last.saturating_add(1)))
+    let Value::Array(fields) = answer else { return Ok(0..0) };
+    let value = |name: &[u8]| {
+        let mut fields = fields.iter();
+        fields.find(|field| text(field) == Some(name))?;
+        fields.next()
+    };
+    let last = value(b"last-generated-id").and_then(text).and_then(number_of);
+    let end = last.map_or(0, |last| last.saturating_add(1));
+    let first = value(b"first-entry").and_then(|entry| list(entry).ok()?.first());
+    let first = first.and_then(text).and_then(number_of);
+    Ok(first.unwrap_or(end)..end)
 }
 
 /// The number in `1-<number>`.

@@ -20,7 +20,7 @@
 //! | `peer:o:<ns>` | sorted set | members' keys by the version of their join | with the last member |
 //! | `peer:q:<ns>:<group size>:<criteria>` | sorted set | keys that wait for a match, in order | with the last request |
 //! | `peer:w:<ns>:<group size>:<criteria>` | hash | by key `<session> <ticket> <info>` | with the last request |
-//! | `peer:t:<node id>:<ticket>` | string | the epoch of the node to whose inbox it was told that this match request was met; some 150 bytes each | after a minute |
+//! | `peer:t:<node id>:<ticket>` | string | that this match request was met: `<epoch> <id>`, the entry of its node's inbox that told so; some 150 bytes each | after a minute |
 //!
 //! Nothing else has a time to live: whatever a node leaves is swept by those that are left, or by the next one that starts. Each
 //! stream entry is a list of fields, the first `e` its kind:

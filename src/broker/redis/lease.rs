@@ -3,6 +3,7 @@
 //! Owns: the connection on which it is kept, and what this process remembers of the broker's data over all connections.
 //! Never: decides outside of a script whether it holds.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,6 +32,8 @@ struct Seen {
     /// The last epoch that was given up because the server had started again, or another had taken its place: it may have
     /// come back with an older state, so that numbers in that epoch's inbox are given to other entries than those read.
     moved: Option<Epoch>,
+    /// The epoch in whose inbox entries were missed, and all numbers from the first of them to the last.
+    missed: Option<(Epoch, Range<u64>)>,
     /// The broker had lost everything, or what came last, and this node may not have told it everything again: renewals until it surely has.
     telling: u32,
 }
@@ -47,6 +50,30 @@ impl Memory {
     /// Whether places in the inbox of that epoch are of no use any more.
     pub(super) fn has_moved(&self, epoch: Epoch) -> bool {
         self.with(|seen| seen.moved == Some(epoch))
+    }
+
+    /// Entries of that epoch's inbox were missed.
+    pub(super) fn miss(&self, epoch: Epoch, numbers: Range<u64>) {
+        if numbers.is_empty() {
+            return;
+        }
+        self.with(|seen| {
+            seen.missed = match seen.missed.take() {
+                Some((of, earlier)) if of == epoch => {
+                    let (first, end) = (earlier.start.min(numbers.start), earlier.end.max(numbers.end));
+                    Some((epoch, first..end))
+                }
+                _ => Some((epoch, numbers)),
+            };
+        });
+    }
+
+    /// The numbers of entries of that epoch's inbox among which are all that were missed.
+    pub(super) fn missed(&self, epoch: Epoch) -> Range<u64> {
+        self.with(|seen| match &seen.missed {
+            Some((of, numbers)) if *of == epoch => numbers.clone(),
+            _ => 0..0,
+        })
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {

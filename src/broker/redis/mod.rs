@@ -79,7 +79,7 @@ impl Engine for Redis {
         let connection = self.options.open(Protocol::Two)?;
         let reader = entries::Reader::new(self.nodes.clone(), self.memory.strange.clone());
         let after = after.filter(|_| !self.memory.has_moved(epoch));
-        let inbox = inbox::RedisInbox::new(connection, &self.nodes, reader, epoch, after)?;
+        let inbox = inbox::RedisInbox::new(connection, self.nodes.own(), reader, self.memory.clone(), epoch, after)?;
         Ok(Box::new(inbox))
     }
 

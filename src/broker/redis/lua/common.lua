@@ -55,8 +55,9 @@ end
 local bury
 
 -- Appends an event to the inboxes of these places, those marked dead left out. The id says how many came before. A node
--- whose inbox takes none would miss it: it is marked dead, and begins anew.
+-- whose inbox takes none would miss it: it is marked dead, and begins anew. Returns the id in the last inbox.
 local function tell(places, ...)
+  local id
   for place in pairs(places) do
     if is_listed(place) then
       local told = redis.pcall('XADD', 'peer:in:' .. place, 'MAXLEN', '~', INBOX_MAX, '1-*', ...)
@@ -66,9 +67,12 @@ local function tell(places, ...)
         end
         bury(place)
         call('UNLINK', 'peer:in:' .. place)
+      else
+        id = told
       end
     end
   end
+  return id
 end
 
 -- Marks a place dead: all nodes that are left are told, unless `quietly`, and its entries wait to be swept.

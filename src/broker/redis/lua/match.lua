@@ -1,5 +1,6 @@
 -- Arguments: place, fingerprint, session, namespace, name, info, group size, criteria, ticket, whether it is refused if it
--- would have to wait, whether it may wait already, the name of the group.
+-- would have to wait, whether it may wait already, the name of the group, the numbers of inbox entries that this node has missed:
+-- the first, and the one after the last.
 local place, fingerprint, session, ns, info = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[6]
 -- How long it is known that a request was met: a node that comes back later may have its requests met again.
 local MET_MS = 60000
@@ -22,12 +23,16 @@ if ARGV[11] == '1' and call('HGET', own, 't:' .. ns) == queue then
     return { 'waiting' }
   end
 end
--- A request that was met is not to be met again: this node will hear of it, or it was told to its inbox in an earlier epoch.
+-- A request that was met is not to be met again: this node will hear of it, if it was told to the inbox of this epoch and is
+-- not one of the entries that it has missed.
 local met = 'peer:t:%s:%s'
 if ARGV[11] == '1' then
-  local epoch = call('GET', string.format(met, node_of(place), ticket))
-  if epoch then
-    if place == node_of(place) .. ':' .. epoch then
+  local told = call('GET', string.format(met, node_of(place), ticket))
+  if told then
+    local epoch, number = string.match(told, '^(%d+) 1%-(%d+)$')
+    number = tonumber(number)
+    local is_missed = number and tonumber(ARGV[13]) <= number and number < tonumber(ARGV[14])
+    if number and not is_missed and place == node_of(place) .. ':' .. epoch then
       return { 'done' }
     end
     return { 'refused', 'broker unavailable' }
@@ -85,8 +90,6 @@ for index, other in ipairs(entries) do
   local there, of_session, of_ticket, shown = string.match(other, '^(%x+:%d+):(%d+) (%d+) (.*)$')
   shared[#shared + 1] = 'i'
   shared[#shared + 1] = shown
-  local node, epoch = string.match(there, '^(%x+):(%d+)$')
-  call('SET', string.format(met, node, of_ticket), epoch, 'PX', MET_MS)
   concerned[there] = concerned[there] or {}
   table.insert(concerned[there], found[index] .. ':' .. of_session .. ':' .. of_ticket)
 end
@@ -96,6 +99,11 @@ for there, theirs in pairs(concerned) do
     fields[#fields + 1] = 'w'
     fields[#fields + 1] = one
   end
-  tell({ [there] = true }, unpack(fields))
+  local id = tell({ [there] = true }, unpack(fields))
+  local node, epoch = string.match(there, '^(%x+):(%d+)$')
+  for _, one in ipairs(theirs) do
+    -- A place that was not told is marked dead: whatever stands there is refused.
+    call('SET', string.format(met, node, string.match(one, '%d+$')), epoch .. ' ' .. (id or ''), 'PX', MET_MS)
+  end
 end
 return { 'done' }
