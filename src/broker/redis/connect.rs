@@ -3,11 +3,12 @@
 //! Owns: where it is, how one proves who one is, and how long anything may take.
 //! Never: knows what a connection is for.
 
-use std::fmt;
+use std::error::Error;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use std::{fmt, io};
 
 use redis::{
     Client, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike as _, IntoConnectionInfo as _, ProtocolVersion,
@@ -359,6 +360,16 @@ pub(super) fn exchange(
     Ok(())
 }
 
+/// Whether a signal, such as the one that lets a stopped process go on, woke who waited for an answer.
+pub(super) fn is_interrupted(error: &RedisError) -> bool {
+    // The crate keeps it so.
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::Interrupted)
+}
+
 /// What the crate says, for the operator.
 pub(super) fn lost(error: &RedisError) -> Trouble {
     Trouble::Lost(error.to_string())
@@ -397,6 +408,13 @@ mod tests {
         ] {
             assert_eq!(Address::parse(text).as_ref(), Ok(&address), "{text}");
             assert_eq!(address.to_string(), written);
+        }
+    }
+
+    #[test]
+    fn an_interruption_is_told_from_other_troubles() {
+        for (kind, interrupted) in [(io::ErrorKind::Interrupted, true), (io::ErrorKind::WouldBlock, false)] {
+            assert_eq!(is_interrupted(&RedisError::from(io::Error::from(kind))), interrupted);
         }
     }
 

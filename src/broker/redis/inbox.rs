@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use redis::{Connection, ConnectionLike as _, Value};
 
-use super::connect::{exchange, lost};
+use super::connect::{is_interrupted, lost};
 use super::entries::{Reader, list, senseless, text};
 use super::keys;
 use super::lease::Memory;
@@ -138,10 +138,16 @@ impl Inbox for RedisInbox {
         read.arg("STREAMS").arg(&self.key).arg(self.last());
         read.write_packed_command(&mut packed);
         let mut streams = Value::Nil;
-        exchange(&mut self.connection, &packed, answers, |answer| {
-            streams = answer.extract_error().map_err(|error| lost(&error))?;
-            Ok(())
-        })?;
+        let sent = self.connection.send_packed_command(&packed);
+        sent.map_err(|error| lost(&error))?;
+        for _ in 0..answers {
+            streams = match self.connection.recv_response().and_then(Value::extract_error) {
+                Ok(answer) => answer,
+                // The crate will pass over this answer when it comes: what it has is asked for again.
+                Err(error) if is_interrupted(&error) => Value::Nil,
+                Err(error) => return Err(lost(&error)),
+            };
+        }
         if streams == Value::Nil {
             return Ok(());
         }

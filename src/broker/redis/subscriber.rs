@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Connection, PushKind, Value};
 
-use super::connect::lost;
+use super::connect::{is_interrupted, lost};
 use super::publisher::{ACK, BROADCAST, RELAY, SIGNAL, channel_of};
 use crate::broker::{Channel, Heard, NodeId, Subscriber, Trouble};
 
@@ -114,7 +114,7 @@ impl Subscriber for RedisSubscriber {
                     }
                 }
                 Ok(other) => return Err(Trouble::Lost(format!("a subscription said {other:?}"))),
-                Err(error) if error.is_timeout() => return Ok(()),
+                Err(error) if error.is_timeout() || is_interrupted(&error) => return Ok(()),
                 Err(error) => return Err(lost(&error)),
             }
         }
