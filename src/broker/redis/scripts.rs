@@ -150,6 +150,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_user_with_the_rights_that_are_advised_may_run_them() {
+        let advised = include_str!("../../../docs/clustering.md");
+        let advised = advised.lines().find(|line| line.starts_with("ACL SETUSER"));
+        let advised: Vec<&str> = advised.unwrap_or_default().split(' ').collect();
+        for text in TEXTS {
+            let calls = text.split("call('").skip(1).filter_map(|call| call.split('\'').next());
+            for command in calls {
+                let right = format!("+{}", command.to_lowercase());
+                assert!(advised.contains(&&*right), "{right}");
+            }
+        }
+    }
+
+    #[test]
     fn every_script_has_its_own_text() {
         for (script, first_words) in [
             (Script::Take, "-- Takes a lease"),
