@@ -28,10 +28,13 @@ pub(crate) struct Witness {
     pub(crate) views: BTreeMap<usize, View>,
     /// Where it waits for a match, as far as it was told.
     pub(crate) tickets: BTreeSet<usize>,
-    /// The group sizes that it asked for since it last had no request, oldest first.
+    /// The group sizes that it asked for, oldest first: those that waited when all was last quiet, and all since. One that it
+    /// took back may have been met before.
     asked_sizes: BTreeMap<usize, Vec<u32>>,
     /// Where a request of it was answered 503: whether the earlier one was taken back is not known.
     pub(crate) uncertain: BTreeSet<usize>,
+    /// Where its last request was met, and it was not told of that yet: with a broker that lost everything it may wait again.
+    pub(crate) met: BTreeSet<usize>,
     /// The last direct message and broadcast of each connection: ids ascend in sending order.
     last_from: BTreeMap<(usize, bool), u64>,
     /// How often it was told of each (connection, namespace).
@@ -43,11 +46,6 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    fn has_no_request(&mut self, name: usize) {
-        self.tickets.remove(&name);
-        self.asked_sizes.remove(&name);
-    }
-
     /// The broker may have met a request before it took the next one, and that be told after the next one waits.
     fn is_matched(&mut self, name: usize, size: u32) {
         let asked = self.asked_sizes.get(&name).map_or(&[][..], |sizes| sizes);
@@ -56,7 +54,11 @@ impl Witness {
         };
         match (*last == size, earlier.contains(&size)) {
             (true, true) => drop(self.uncertain.insert(name)),
-            (true, false) => self.has_no_request(name),
+            (true, false) => {
+                self.tickets.remove(&name);
+                self.asked_sizes.remove(&name);
+                self.met.remove(&name);
+            }
             (false, _) => {}
         }
     }
@@ -180,7 +182,7 @@ impl History {
             }
             Req::Leave(name) => {
                 witness.views.remove(name);
-                witness.has_no_request(*name);
+                witness.tickets.remove(name);
             }
             Req::Kick {
                 name,
@@ -205,8 +207,13 @@ impl History {
     }
 
     /// A connection that waited goes on.
-    pub(crate) fn resumed(&mut self, wait: &Wait) {
+    pub(crate) fn resumed(&mut self, witness: &mut Witness, wait: &Wait) {
         self.answered += 1;
+        if let Req::Match { name, .. } = wait.request
+            && !wait.answered
+        {
+            witness.met.insert(name);
+        }
         // A match that the request completes may be told before or after.
         let silent = matches!(
             wait.request,
@@ -265,7 +272,7 @@ impl History {
             }
             Seen::Kicked { name, owner } => {
                 witness.views.remove(name).expect("kicked from where it is not");
-                witness.has_no_request(*name);
+                witness.tickets.remove(name);
                 let kick = self
                     .kicks
                     .get_mut(&(*owner, *name, me.key))
@@ -466,6 +473,13 @@ impl History {
                 "connection {serial} was told 503 while nothing was broken"
             );
             (witness.refused, witness.unavailable) = (0, false);
+            let Witness {
+                tickets, asked_sizes, ..
+            } = &mut **witness;
+            asked_sizes.retain(|name, sizes| {
+                sizes.drain(..sizes.len() - 1);
+                tickets.contains(name)
+            });
         }
         for known in self.matches.values() {
             for peer in known.peers.iter().filter(|peer| open.contains_key(&peer.serial)) {

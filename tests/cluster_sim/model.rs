@@ -117,8 +117,8 @@ pub(crate) struct Broker {
     inboxes: BTreeMap<Place, Vec<Told>>,
     /// Requests that were met, by node and number.
     met: BTreeMap<(NodeId, CommandId), Met>,
-    /// What inboxes lost before it was read: the last such stretch of each.
-    missed: BTreeMap<Place, Range<usize>>,
+    /// What inboxes lost before it was read.
+    missed: BTreeMap<Place, Vec<Range<usize>>>,
     /// Nodes that may make rooms again: those that took a lease since everything was lost, and knew what was before.
     rebuilding: BTreeSet<NodeId>,
     /// Every committed group: in which generation of data, and the sessions and tickets in it.
@@ -242,7 +242,7 @@ impl Broker {
 
     /// A node finds that so much of its inbox from there on is lost.
     pub(crate) fn note_gap(&mut self, place: Place, lost: Range<usize>) {
-        self.missed.insert(place, lost);
+        self.missed.entry(place).or_default().push(lost);
     }
 
     fn tell(&mut self, place: Place, told: Told) {
@@ -804,7 +804,8 @@ impl Broker {
         }
         let met = self.met.get(&(place.0, *ticket));
         if let Some(met) = met.filter(|met| *resumed && met.until > self.now_ms) {
-            let missed = self.missed.get(&place).is_some_and(|missed| missed.contains(&met.at));
+            let missed = self.missed.get(&place).into_iter().flatten();
+            let missed = missed.into_iter().any(|missed| missed.contains(&met.at));
             return match met.epoch == place.1 && !missed {
                 true => Reply::Done,
                 false => Reply::Refused(Refusal::BrokerUnavailable),

@@ -73,7 +73,7 @@ impl World {
             Output::Resume(conn) => {
                 let serial = self.serial(n, at, conn).expect("who goes on is open");
                 let wait = self.conns[serial].wait.take().expect("who goes on has waited");
-                self.history.resumed(&wait);
+                self.history.resumed(&mut self.conns[serial].witness, &wait);
             }
             Output::Close { conn, code, .. } => {
                 let serial = self.serial(n, at, conn).expect("who is closed is open");

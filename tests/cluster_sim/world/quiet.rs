@@ -247,7 +247,8 @@ impl World {
             };
             let queues = self.broker.queues.iter().filter(|(_, queue)| waits(queue));
             let waiting: BTreeSet<usize> = queues.map(|((id, ..), _)| self.space_of[id]).collect();
-            let certain = |name: &&usize| !conn.witness.uncertain.contains(name);
+            let met = |name: &usize| self.history.broken && conn.witness.met.contains(name);
+            let certain = |name: &&usize| !conn.witness.uncertain.contains(name) && !met(name);
             let tickets: Vec<usize> = conn.witness.tickets.iter().filter(certain).copied().collect();
             let waiting: Vec<usize> = waiting.iter().filter(certain).copied().collect();
             assert_eq!(
