@@ -467,7 +467,10 @@ impl Shard {
         space.unconfirmed.extend(&space.missing);
         // What came after this roster is told here only if the broker had somebody here on record by then.
         let told = |member: &Member| member.node.is_none() && !space.unconfirmed.contains(&member.session);
-        space.stale &= !(compared && roster.members.iter().any(told));
+        // If not, whoever is told again, or comes, first makes it told, and it is asked for once more.
+        if compared {
+            space.stale = !roster.members.iter().any(told);
+        }
         if roster.version > 0 {
             self.set_terms(id, roster.room);
         }

@@ -144,6 +144,11 @@ fn told_again_after_the_comparison_a_namespace_is_compared_again() {
         ["roster"],
         "what came between the two was told to nobody here"
     );
+    // It was gone again when that was read.
+    home.reply(Reply::Roster(Box::default()));
+    home.rejoin('a', true, false);
+    home.joined(12, None);
+    assert_eq!(home.asked(), ["roster"]);
 }
 
 #[test]
