@@ -215,6 +215,8 @@ impl Shard {
                 self.note_ticket(key, namespace);
                 self.tell(conn, Event::MatchWaiting);
             }
+            // Its match is on its way: until then the broker may be asked for it again.
+            (Answer::Done, WaitingFor::Match) if self.is_clustered() => self.note_ticket(key, namespace),
             (Answer::Refused(refusal), WaitingFor::Match) => {
                 // The home took the earlier request of this namespace back before it refused the new one.
                 self.forget_ticket(key, namespace);

@@ -32,6 +32,8 @@ pub(super) struct Ticket {
     criteria: CriteriaKey,
     /// It holds a permit.
     permit: bool,
+    /// The broker has met it; the word of that is on its way, unless a gap swallows it.
+    met: bool,
     place: Place,
 }
 
@@ -93,6 +95,7 @@ impl Shard {
             group_size,
             criteria,
             permit,
+            met: false,
             place: Place {
                 session: asker.session,
                 loop_id: asker.loop_id,
@@ -169,11 +172,26 @@ impl Shard {
             Reply::Refused(refusal) => Answer::Refused(*refusal),
             _ => LOST,
         };
-        if !matches!(reply, Reply::Waiting) && current {
-            self.drop_ticket(namespace, session);
+        match reply {
+            Reply::Waiting => {}
+            Reply::Done if current => self.note_met(namespace, session),
+            _ if current => drop(self.drop_ticket(namespace, session)),
+            _ => {}
         }
         if let Some(asker) = asker {
             self.answer(asker, namespace, answer);
+        }
+    }
+
+    /// It waits no more, and is kept until the match is here: if that is missed, this request is what the broker is asked about.
+    fn note_met(&mut self, namespace: NamespaceId, session: SessionId) {
+        let spaces = self.spaces_mut();
+        let ticket = spaces.and_then(|spaces| spaces.tickets.get_mut(&(namespace, session)));
+        if let Some(ticket) = ticket {
+            ticket.met = true;
+            if std::mem::take(&mut ticket.permit) {
+                self.permits.match_waiting.release();
+            }
         }
     }
 
@@ -244,23 +262,31 @@ impl Shard {
     pub(super) fn on_rematch_reply(&mut self, session: Returning, namespace: NamespaceId, reply: &Reply) {
         match reply {
             // Stale: the key has another session, and the word of that is on its way.
-            Reply::Waiting | Reply::Lost | Reply::Stale => {}
-            Reply::Done => {
-                self.drop_ticket(namespace, session.who.session);
+            Reply::Waiting => self.note_waiting(namespace, session.who.session),
+            Reply::Lost | Reply::Stale => {}
+            Reply::Done => self.note_met(namespace, session.who.session),
+            // Not if its match was heard of meanwhile.
+            _ if self.drop_ticket(namespace, session.who.session) => {
+                let who = session.who;
+                self.send(session.loop_id, Mail::Evicted { who, namespace });
             }
-            _ => {
-                self.drop_ticket(namespace, session.who.session);
-                self.send(session.loop_id, {
-                    let who = session.who;
-                    Mail::Evicted { who, namespace }
-                });
-            }
+            _ => {}
         }
         let (who, lost) = (session.who, matches!(reply, Reply::Lost));
         self.send(session.loop_id, Mail::Rejoined { who, lost });
     }
 
-    /// How many requests wait at the broker.
+    /// A request that was told again waits, also if it was met once, of which the broker knows nothing any more.
+    fn note_waiting(&mut self, namespace: NamespaceId, session: SessionId) {
+        let spaces = self.spaces_mut();
+        let ticket = spaces.and_then(|spaces| spaces.tickets.get_mut(&(namespace, session)));
+        if let Some(ticket) = ticket.filter(|ticket| ticket.met) {
+            (ticket.met, ticket.permit) = (false, true);
+            self.permits.match_waiting.take(usize::MAX);
+        }
+    }
+
+    /// How many requests wait at the broker, or were met by a match that is not here yet.
     pub(in crate::shard) fn cluster_tickets(&self) -> usize {
         self.spaces().map_or(0, |spaces| spaces.tickets.len())
     }

@@ -69,6 +69,7 @@ fn a_match_needs_a_permit_only_if_it_waits() {
     assert!(matches!(what, What::Match { refuse: Some(_), .. }));
     assert_eq!(home.permits.match_waiting.now(), 1);
     home.gone('a');
+    home.gone('b');
     assert!(home.is_empty());
 }
 
@@ -120,3 +121,51 @@ fn a_request_that_waits_is_told_again_with_its_number() {
     home.rejoin('a', false, true);
     assert_eq!(home.said(), ["a rejoined"]);
 }
+
+#[test]
+fn a_request_that_was_met_is_asked_about_until_its_match_is_here() {
+    let mut home = Home::new();
+    home.ask_match('a');
+    home.reply(Reply::Waiting);
+    home.ask_match('a');
+    let ticket = home.ticket();
+    home.reply(Reply::Done);
+    assert_eq!(home.said(), ["a waits", "a done"]);
+    assert_eq!(home.permits.match_waiting.now(), 0);
+    for _ in 0..2 {
+        home.tell(Event::Down);
+        home.tell(Event::Up);
+        home.rejoin('a', false, true);
+        assert_eq!(home.asked(), ["match again"]);
+        assert_eq!(home.ticket(), ticket);
+        home.reply(Reply::Done);
+        assert_eq!(home.said(), ["a rejoined"]);
+    }
+    // The broker lost everything, and finds another group for it.
+    home.rejoin('a', false, true);
+    home.reply(Reply::Waiting);
+    assert_eq!(home.permits.match_waiting.now(), 1);
+    home.rejoin('a', false, true);
+    home.reply(Reply::Done);
+    assert_eq!(home.said(), ["a rejoined", "a rejoined"]);
+    // A gap has swallowed the match.
+    home.rejoin('a', false, true);
+    home.reply(LOST_MATCH);
+    assert_eq!(home.said(), ["a evicted", "a rejoined"]);
+    assert!(home.is_empty());
+}
+
+#[test]
+fn a_request_whose_match_came_ends_no_session() {
+    let mut home = Home::new();
+    home.ask_match('a');
+    let ticket = home.ticket();
+    home.reply(Reply::Waiting);
+    home.rejoin('a', false, true);
+    home.matched(&[('a', ticket)], "ab");
+    home.reply(LOST_MATCH);
+    assert_eq!(home.said(), ["a waits", "a matched ab", "a rejoined"]);
+    assert!(home.is_empty());
+}
+
+const LOST_MATCH: Reply = Reply::Refused(Refusal::BrokerUnavailable);
