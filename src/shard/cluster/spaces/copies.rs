@@ -135,10 +135,22 @@ impl Shard {
         }
     }
 
+    /// Who comes now was put out before, also if the reply to its join is not here yet: it hears of that first.
+    fn tell_kicked_earlier(&mut self, id: NamespaceId, who: Who) {
+        let coming = self.space_mut(id).and_then(|space| space.coming.get_mut(&who.session));
+        let coming = coming.filter(|coming| coming.how != How::Again && coming.version.is_none());
+        if let Some((_, owner)) = coming.and_then(|coming| coming.kicked.take()) {
+            self.tell_kicked(id, who, owner);
+        }
+    }
+
     /// Somebody came, or came again: as the copy has it from here on, told to the loops that serve members.
     pub(super) fn put_in(&mut self, id: NamespaceId, member: Member, quiet: bool) {
         let Member { node, session, info } = member;
         let (fingerprint, loop_id) = (info.fingerprint, self.loop_of(node, &info.fingerprint));
+        if node.is_none() {
+            self.tell_kicked_earlier(id, Who { fingerprint, session });
+        }
         let Some(spaces) = self.cluster.as_mut().map(|cluster| &mut cluster.spaces) else {
             return;
         };
@@ -160,12 +172,6 @@ impl Shard {
             return;
         }
         let quiet = again && (quiet || coming.is_some_and(|coming| coming.how == How::Again));
-        if node.is_none()
-            && let Some(coming) = space.coming.get_mut(&session).filter(|coming| coming.how != How::Again)
-        {
-            // Whatever put it out came before.
-            coming.kicked = coming.kicked.filter(|_| coming.version.is_some());
-        }
         match entry {
             Some((before, earlier)) => {
                 if !again && before.node().is_none() {

@@ -168,4 +168,31 @@ fn a_request_whose_match_came_ends_no_session() {
     assert!(home.is_empty());
 }
 
+#[test]
+fn who_was_put_out_and_came_again_hears_of_that_first_and_has_no_request() {
+    for event_first in [true, false] {
+        let mut home = Home::with_room();
+        home.ask_to_enter('c', true);
+        home.comes_to_room(6, 'c', None);
+        home.joined(6, None);
+        home.ask_match('a');
+        home.reply(Reply::Waiting);
+        let _ = home.said();
+        home.ask_to_enter('a', true);
+        home.is_kicked(7, 'a');
+        if event_first {
+            home.comes_to_room(8, 'a', None);
+        }
+        home.joined(8, None);
+        if !event_first {
+            home.comes_to_room(8, 'a', None);
+        }
+        let said = home.said();
+        let said: Vec<&str> = said.iter().map(|said| &**said).collect();
+        let expected = ["-a loop 1 1", "a kicked", "+a loop 1 2", "a in oca, loop 1 2, node 1 1"];
+        assert_eq!(said, expected, "event first: {event_first}");
+        assert_eq!(home.permits.match_waiting.now(), 0);
+    }
+}
+
 const LOST_MATCH: Reply = Reply::Refused(Refusal::BrokerUnavailable);
