@@ -87,7 +87,7 @@ step "Rust tests"
 cargo test --workspace --locked
 
 step "interop tests"
-cargo build --locked
+# The one that the Rust tests ran: to build it once more takes a minute, because features are others without the tests.
 PEER_SERVER_BIN="${CARGO_TARGET_DIR:-$PWD/target}/debug/peer-server"
 export PEER_SERVER_BIN
 # One of the browser tests waits for a minute: they run beside the interop tests, and end by themselves.
