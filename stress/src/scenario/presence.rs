@@ -383,35 +383,6 @@ impl Presence {
         }
     }
 
-    fn on_listed(&mut self, index: usize, peer: usize) {
-        self.members[peer].listed = true;
-        self.on_joined(index, peer);
-    }
-
-    fn on_joined(&mut self, index: usize, peer: usize) {
-        let member = &mut self.members[peer];
-        if member.listed && member.placed {
-            member.state = if self.broker { State::CatchingUp } else { State::In };
-            self.groups[index].moving -= 1;
-            self.placed.push(peer);
-        }
-    }
-
-    /// Input of those whose place has become known.
-    fn take_up(&mut self, io: &mut Io) {
-        for peer in std::mem::take(&mut self.placed) {
-            let slot = self.members[peer].slot;
-            if matches!(self.members[peer].state, State::In | State::CatchingUp) && !io.links[slot].inbox.is_empty() {
-                let bytes = std::mem::take(&mut io.links[slot].inbox);
-                let used = self.on_news(io, slot, &bytes);
-                if let Some(link) = io.links.get_mut(slot) {
-                    link.inbox = bytes[used..].to_vec();
-                }
-            }
-            self.stirred.push(peer / self.size);
-        }
-    }
-
     /// The next few join when all before them have their list and all have been told of all: many at once, because news
     /// that leave the server together cost it one write.
     fn fill(&mut self, io: &mut Io) {

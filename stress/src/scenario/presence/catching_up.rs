@@ -1,7 +1,7 @@
 //! With a broker the list after a join is that of its moment or of a later one: the news of the join and the answer come to its
 //! node by different ways, and what comes between the two is in the list. Who joined is told of all that follows its list.
 //!
-//! Owns: from which change on that is, which the list itself or the first news after it tells.
+//! Owns: when who joined is in, and from which change on it is told, which the list itself or the first news after it tells.
 //! Never: waits for somebody who may be told of nothing more: until it is known, nobody counts on such a member.
 
 use serde_json::Value;
@@ -26,6 +26,20 @@ impl Presence {
             ));
         }
         self.members[peer].list = (list["total"].as_u64().unwrap_or(0) as usize, named);
+    }
+
+    pub(super) fn on_listed(&mut self, index: usize, peer: usize) {
+        self.members[peer].listed = true;
+        self.on_joined(index, peer);
+    }
+
+    pub(super) fn on_joined(&mut self, index: usize, peer: usize) {
+        let member = &mut self.members[peer];
+        if member.listed && member.placed {
+            member.state = if self.broker { State::CatchingUp } else { State::In };
+            self.groups[index].moving -= 1;
+            self.placed.push(peer);
+        }
     }
 
     /// The first news after a list: which of the changes since its joining a member was not told of is known from it, and
@@ -73,6 +87,21 @@ impl Presence {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Input of those whose place has become known.
+    pub(super) fn take_up(&mut self, io: &mut Io) {
+        for peer in std::mem::take(&mut self.placed) {
+            let slot = self.members[peer].slot;
+            if matches!(self.members[peer].state, State::In | State::CatchingUp) && !io.links[slot].inbox.is_empty() {
+                let bytes = std::mem::take(&mut io.links[slot].inbox);
+                let used = self.on_news(io, slot, &bytes);
+                if let Some(link) = io.links.get_mut(slot) {
+                    link.inbox = bytes[used..].to_vec();
+                }
+            }
+            self.stirred.push(peer / self.size);
         }
     }
 
