@@ -266,7 +266,7 @@ struct Watch {
     place: Option<String>,
     /// An epoch that is over and the place in its inbox, which may have matches that were not read.
     left: Option<(Epoch, Option<String>)>,
-    /// When the rosters are to be compared. From when the broker was found empty, also over the next loss.
+    /// When the rosters are to be compared. From when the node started or the broker was found empty, also over the next loss.
     compare_at: Option<Compare>,
     complained: Option<Trouble>,
 }
@@ -401,6 +401,11 @@ impl Watch {
         self.routes.tell_all(&Event::Up);
         if session.epoch.is_some() {
             self.plan_compare();
+            if self.first.is_some() && self.compare_at.is_none() {
+                // Other nodes may be coming back to a broker that started again just before: whoever they had and have no more is
+                // told only to those that were there.
+                self.compare_at = Some(Compare::At(Instant::now() + self.times.telling));
+            }
         }
         self.lent += hand(&self.subscribers, session, subscriber) + hand(&self.publishers, session, publisher);
         self.lent += inbox.map_or(0, |inbox| hand(&self.inboxes, session, inbox));
